@@ -1,0 +1,81 @@
+package tenant
+
+import (
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+// Limits is what one tenant may do. The zero value of a number means "no
+// limit" unless the field says otherwise. Durations are written as in
+// Prometheus ("30m", "1d").
+type Limits struct {
+	// What a request may contain. Checked by the distributor.
+	MaxLabelNamesPerSeries  int            `yaml:"max_label_names_per_series"`   // labels of one series, the metric name counts
+	MaxLabelNameLength      int            `yaml:"max_label_name_length"`        // bytes
+	MaxLabelValueLength     int            `yaml:"max_label_value_length"`       // bytes
+	MaxLabelsSize           int            `yaml:"max_labels_size"`              // bytes of all names and values of one series
+	MaxHistogramBuckets     int            `yaml:"max_native_histogram_buckets"` // buckets of one native histogram sample
+	MaxExemplarLabelsLength int            `yaml:"max_exemplar_labels_length"`   // bytes of names and values; OpenMetrics says 128 characters
+	CreationGracePeriod     model.Duration `yaml:"creation_grace_period"`        // how far in the future a sample may be
+	PastGracePeriod         model.Duration `yaml:"past_grace_period"`            // how far in the past; 0: only out_of_order_window decides
+	IngestionRate           float64        `yaml:"ingestion_rate"`               // samples per second
+	IngestionBurst          int            `yaml:"ingestion_burst_size"`         // samples
+
+	// What a tenant may keep. Checked by the ingester.
+	MaxSeries        int            `yaml:"max_series"`          // active series
+	OutOfOrderWindow model.Duration `yaml:"out_of_order_window"` // how far behind the tenant's newest sample a sample may be
+	MaxMetadata      int            `yaml:"max_metadata"`        // metrics with metadata
+	OwnHead          bool           `yaml:"own_head"`            // a head of its own from the first sample on
+
+	// What a query may ask. Checked by the querier.
+	MaxQueryLength     model.Duration `yaml:"max_query_length"`          // of one range query or selector
+	MaxQueryLookback   model.Duration `yaml:"max_query_lookback"`        // how far back a query sees
+	MaxQueryExpression int            `yaml:"max_query_expression_size"` // bytes
+	MaxSeriesPerQuery  int            `yaml:"max_series_per_query"`      // series that one query selects
+	MaxSamplesPerQuery int            `yaml:"max_samples_per_query"`     // samples that one query holds in memory at once
+	MaxChunkBytes      int            `yaml:"max_chunk_bytes_per_query"` // bytes of chunks that one query fetches from stored blocks
+	MaxQueries         int            `yaml:"max_concurrent_queries"`    // running at once, per querier; more wait, then 429
+}
+
+// DefaultLimits suits a tenant of some tens of thousands of series.
+func DefaultLimits() Limits {
+	return Limits{
+		MaxLabelNamesPerSeries:  40,
+		MaxLabelNameLength:      1024,
+		MaxLabelValueLength:     2048,
+		MaxLabelsSize:           16 << 10,
+		MaxHistogramBuckets:     320,
+		MaxExemplarLabelsLength: 128,
+		CreationGracePeriod:     model.Duration(10 * time.Minute),
+		IngestionRate:           1_000_000,
+		IngestionBurst:          4_000_000,
+
+		MaxSeries:        1_500_000,
+		OutOfOrderWindow: model.Duration(30 * time.Minute),
+		MaxMetadata:      20_000,
+
+		MaxQueryExpression: 64 << 10,
+		MaxSeriesPerQuery:  500_000,
+		MaxSamplesPerQuery: 50_000_000,
+		MaxChunkBytes:      2 << 30,
+		MaxQueries:         20,
+	}
+}
+
+// LimitsConfig is where limits come from: what everyone has, and for some
+// tenants what replaces it. A tenant named in Tenants starts from Defaults, so
+// only what differs is written.
+type LimitsConfig struct {
+	Defaults Limits        `yaml:"defaults"`
+	Tenants  map[ID]Limits `yaml:"tenants"`
+}
+
+// Of returns the limits of a tenant. It is cheap enough to be called on every
+// request; the caller does not change what it points to.
+func (c *LimitsConfig) Of(id ID) *Limits {
+	if l, ok := c.Tenants[id]; ok {
+		return &l
+	}
+	return &c.Defaults
+}
