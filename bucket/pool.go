@@ -2,6 +2,7 @@ package bucket
 
 import (
 	"context"
+	"math"
 	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -14,6 +15,10 @@ import (
 // does not change the order of a tenant's series. Names that begin with its
 // first byte are refused from clients.
 const PoolLabel = "\x00tenant"
+
+// TenantsFile lies beside the meta.json of a pooled block and lists the tenants
+// that have series in it: a sorted JSON array of names.
+const TenantsFile = "tenants.json"
 
 // PoolLabels puts the hidden label in front of a tenant's labels, which are
 // added to b in order of names by add.
@@ -46,7 +51,9 @@ func SplitPoolLabels(ls labels.Labels) (tenant string, own labels.Labels) {
 func PoolQuerier(q storage.Querier, tenant string) storage.Querier {
 	p := &poolQuerier{Querier: q, tenant: tenant}
 	p.names = func(ctx context.Context, ms []*labels.Matcher) labeledSet {
-		return labeledSeries{p.Select(ctx, false, &storage.SelectHints{Func: "series"}, ms...)}
+		// Which blocks are asked is settled by the querier's own time range.
+		hints := &storage.SelectHints{Start: math.MinInt64, End: math.MaxInt64, Func: "series"}
+		return labeledSeries{p.Select(ctx, false, hints, ms...)}
 	}
 	return p
 }
@@ -257,4 +264,3 @@ func (n poolNames) collect(ctx context.Context, hints *storage.LabelHints, ms []
 	}
 	return out, set.Warnings(), nil
 }
-

@@ -1,5 +1,12 @@
 package wire
 
+import (
+	"strconv"
+	"strings"
+
+	"github.com/prometheus/common/model"
+)
+
 // Pushed says what became of a write request: how much of it is stored
 // durably, and what was refused and why.
 type Pushed struct {
@@ -54,4 +61,54 @@ func (r *Refusals) Total() int {
 		n += c.Count
 	}
 	return n
+}
+
+// maxSeriesString is how much of a series' labels an error text shows, in bytes.
+const maxSeriesString = 1024
+
+// SeriesString writes labels as PromQL does, for error texts: cut off where it
+// grows too long, and with what is not UTF-8 escaped.
+func SeriesString(ls []Label) string {
+	var name string
+	var b strings.Builder
+	for _, l := range ls {
+		if l.Name == "__name__" {
+			name = l.Value
+			continue
+		}
+		if b.Len() > maxSeriesString {
+			b.WriteString(", ...")
+			break
+		}
+		if b.Len() > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(quoteUnlessPlain(clip(l.Name)))
+		b.WriteByte('=')
+		b.WriteString(strconv.Quote(clip(l.Value)))
+	}
+	switch {
+	case name == "":
+		return "{" + b.String() + "}"
+	case b.Len() == 0:
+		return quoteUnlessPlain(clip(name))
+	default:
+		return quoteUnlessPlain(clip(name)) + "{" + b.String() + "}"
+	}
+}
+
+// clip shortens a name or value for a text.
+func clip(s string) string {
+	const most = 200
+	if len(s) > most {
+		return s[:most] + "..."
+	}
+	return s
+}
+
+func quoteUnlessPlain(s string) string {
+	if model.LegacyValidation.IsValidMetricName(s) {
+		return s
+	}
+	return strconv.Quote(s)
 }

@@ -1,0 +1,190 @@
+package distributor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/s2"
+
+	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/wire"
+)
+
+// buffers is what one request needs of memory; reused.
+type buffers struct {
+	compressed []byte
+	body       []byte
+	request    wire.Request
+}
+
+var pool = sync.Pool{New: func() any { return new(buffers) }}
+
+// maxKeptBuffer is the largest buffer that waits for its next use, so that one
+// giant request does not hold its memory for ever.
+const maxKeptBuffer = 8 << 20
+
+func (b *buffers) release() {
+	b.request.Reset()
+	if cap(b.compressed) > maxKeptBuffer {
+		b.compressed = nil
+	}
+	if cap(b.body) > maxKeptBuffer {
+		b.body = nil
+	}
+	pool.Put(b)
+}
+
+// push takes one remote-write request from the connection to the ingester and
+// says what became of it. An error means that nothing may have been stored.
+func (d *Distributor) push(ctx context.Context, id tenant.ID, v wire.Version, body io.Reader, length int64) (wire.Pushed, error) {
+	b := pool.Get().(*buffers)
+	defer b.release()
+
+	if length < 0 || length > int64(d.cfg.MaxRequestBytes) {
+		length = int64(d.cfg.MaxRequestBytes)
+	}
+	if err := d.inflight.take(length); err != nil {
+		return wire.Pushed{}, err
+	}
+	defer d.inflight.put(length)
+	if err := b.read(body, d.cfg.MaxRequestBytes); err != nil {
+		return wire.Pushed{}, err
+	}
+	size, err := d.decodedSize(b.compressed)
+	if err != nil {
+		return wire.Pushed{}, err
+	}
+	// The body, and about as much again for what is decoded from it.
+	if err := d.inflight.take(2 * int64(size)); err != nil {
+		return wire.Pushed{}, err
+	}
+	defer d.inflight.put(2 * int64(size))
+	if b.body, err = s2.Decode(b.body[:cap(b.body)], b.compressed); err != nil {
+		return wire.Pushed{}, wire.Errorf(wire.Invalid, "err-decompress", "the body is not valid snappy: %s", err)
+	}
+	d.metrics.bytesIn.Add(float64(size))
+	d.metrics.perVersion[v].Inc()
+	return d.store(ctx, id, v, b)
+}
+
+// store decodes, validates and limits the request in b, and hands on the rest.
+func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b *buffers) (wire.Pushed, error) {
+	limits := d.limits(id)
+	check := newValidator(limits, &b.request, d.now())
+	if err := b.request.Walk(b.body, v, string(id), check.series); err != nil {
+		return wire.Pushed{}, err
+	}
+	check.metadata()
+	d.metrics.count(&b.request, &check.refused)
+	if err := d.checkRate(id, limits, len(b.request.Samples)+len(b.request.Histograms)); err != nil {
+		return wire.Pushed{}, err
+	}
+	pushed := wire.Pushed{}
+	if len(b.request.Series)+len(b.request.Metadata) > 0 {
+		var err error
+		if pushed, err = d.ingester.Push(ctx, id, &b.request); err != nil {
+			return wire.Pushed{}, err
+		}
+	}
+	// What validation refused came first.
+	check.refused.Merge(&pushed.Refused)
+	pushed.Refused = check.refused
+	return pushed, nil
+}
+
+// read fills b.compressed with a body of at most limit bytes.
+func (b *buffers) read(body io.Reader, limit int) error {
+	b.compressed = b.compressed[:0]
+	for {
+		if len(b.compressed) == cap(b.compressed) {
+			b.compressed = append(b.compressed, 0)[:len(b.compressed)]
+		}
+		n, err := body.Read(b.compressed[len(b.compressed):cap(b.compressed)])
+		b.compressed = b.compressed[:len(b.compressed)+n]
+		switch {
+		case len(b.compressed) > limit:
+			return tooLarge(limit)
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return wire.Errorf(wire.Invalid, "err-body-read", "the body ended early: %s", err)
+		}
+	}
+}
+
+func (d *Distributor) decodedSize(compressed []byte) (int, error) {
+	size, err := s2.DecodedLen(compressed)
+	switch {
+	case err != nil:
+		return 0, wire.Errorf(wire.Invalid, "err-decompress", "the body is not valid snappy: %s", err)
+	case size > d.cfg.MaxRequestBytes:
+		return 0, tooLarge(d.cfg.MaxRequestBytes)
+	}
+	return size, nil
+}
+
+func tooLarge(limit int) error {
+	return wire.Errorf(wire.TooLarge, "err-request-too-large", "the request is larger than %d bytes (distributor.max_request_bytes); send smaller requests", limit)
+}
+
+// The media types of remote write, as its specifications name them.
+const (
+	mediaType = "application/x-protobuf"
+	messageV1 = "prometheus.WriteRequest"
+	messageV2 = "io.prometheus.write.v2.Request"
+)
+
+// negotiate finds the protocol version that a request's headers announce. As
+// in Prometheus, no header at all means version 1.0 in snappy.
+func negotiate(h http.Header) (wire.Version, error) {
+	if enc := h.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "snappy") {
+		return 0, wire.Errorf(wire.Unsupported, "err-content-encoding", "content encoding %q is not supported, send snappy", enc)
+	}
+	ct := h.Get("Content-Type")
+	if ct == "" {
+		return wire.V1, nil
+	}
+	parts := strings.Split(ct, ";")
+	if !strings.EqualFold(strings.TrimSpace(parts[0]), mediaType) {
+		return 0, wire.Errorf(wire.Unsupported, "err-content-type", "content type %q is not supported, send %s", ct, mediaType)
+	}
+	for _, p := range parts[1:] {
+		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
+		if !strings.EqualFold(name, "proto") {
+			continue
+		}
+		switch value {
+		case messageV1:
+			return wire.V1, nil
+		case messageV2:
+			return wire.V2, nil
+		default:
+			return 0, wire.Errorf(wire.Unsupported, "err-content-type", "message %q is not supported, send %s or %s", value, messageV1, messageV2)
+		}
+	}
+	return wire.V1, nil
+}
+
+// reportRefusals is the answer to a request that was stored in part: the first
+// reason in full, and how often each was met. It is "" if all was stored.
+func reportRefusals(p *wire.Pushed) string {
+	if p.Refused.First == nil {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString(p.Refused.First.Error())
+	b.WriteString("; refused:")
+	for i, c := range p.Refused.Counts {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(" " + strconv.Itoa(c.Count) + " " + c.ID)
+	}
+	b.WriteString("; the rest of the request is stored")
+	return b.String()
+}

@@ -1,0 +1,289 @@
+package ingester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+
+	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/wire"
+)
+
+// beginningOfTime is before every sample.
+const beginningOfTime = math.MinInt64
+
+// catchUpSlack is how far behind its tenant's newest sample a sample may be
+// that its pooled head cannot take in order, because other tenants are ahead:
+// the senders of a tenant that catches up run at different speeds, and the
+// head no longer tells a sample that is late in its series from one that is
+// late in the head only.
+const catchUpSlack = time.Hour
+
+// appending is one push on its way into one or two heads. It is pooled; begin
+// starts it, commit or rollback ends it.
+type appending struct {
+	i       *Ingester
+	m       *member
+	limits  *tenant.Limits
+	r       *wire.Request
+	newest  int64 // of the tenant, before this push
+	maxT    int64 // of this push
+	pool    target
+	own     target
+	pushed  wire.Pushed
+	labels  []wire.Label
+	builder labels.ScratchBuilder
+}
+
+// target is one head with what this push appends to it.
+type target struct {
+	head      *head
+	app       storage.AppenderV2 // nil: nothing appended yet
+	exemplars []pendingExemplar
+}
+
+type pendingExemplar struct {
+	ref storage.SeriesRef
+	e   exemplar.Exemplar
+}
+
+func (a *appending) begin(i *Ingester, m *member, limits *tenant.Limits, r *wire.Request) {
+	a.i, a.m, a.limits, a.r = i, m, limits, r
+	a.newest, a.maxT = m.newest.Load(), math.MinInt64
+	a.pushed = wire.Pushed{}
+}
+
+func (a *appending) release() {
+	clear(a.pool.exemplars)
+	clear(a.own.exemplars)
+	clear(a.labels)
+	*a = appending{
+		pool:    target{exemplars: a.pool.exemplars[:0]},
+		own:     target{exemplars: a.own.exemplars[:0]},
+		labels:  a.labels[:0],
+		builder: a.builder,
+	}
+	appendings.Put(a)
+}
+
+// target opens the head that a sample of time t belongs to.
+func (a *appending) target(t int64) (*target, error) {
+	h, tg := a.m.headFor(t), &a.own
+	if h == nil {
+		if a.pool.app != nil {
+			return &a.pool, nil
+		}
+		h, tg = a.i.poolOf(a.m.id), &a.pool
+	}
+	if tg.app != nil {
+		return tg, nil
+	}
+	h.appenders.RLock()
+	if h.closed {
+		h.appenders.RUnlock()
+		return nil, errStopping()
+	}
+	tg.head, tg.app = h, h.db.AppenderV2(context.Background()) // a push is short, and half of one is no use
+	return tg, nil
+}
+
+// series appends one series of the request. An error ends the whole push;
+// refusals are counted and do not.
+func (a *appending) series(n int) error {
+	s := &a.r.Series[n]
+	for k := s.Samples.Lo; k < s.Samples.Hi; k++ {
+		sample := &a.r.Samples[k]
+		stored, err := a.sample(n, sample.T, sample.V, nil, nil)
+		if err != nil {
+			return err
+		}
+		a.pushed.Samples += stored
+	}
+	for k := s.Histograms.Lo; k < s.Histograms.Hi; k++ {
+		sample := &a.r.Histograms[k]
+		stored, err := a.sample(n, sample.T, 0, sample.H, sample.FH)
+		if err != nil {
+			return err
+		}
+		a.pushed.Histograms += stored
+	}
+	for k := s.Exemplars.Lo; k < s.Exemplars.Hi; k++ {
+		if err := a.exemplar(s, &a.r.Exemplars[k]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var (
+	inOrder  = storage.AOptions{RejectOutOfOrder: true}
+	anyOrder = storage.AOptions{}
+)
+
+// sample appends one sample of series n and returns how many were stored: 1,
+// or 0 if it was refused.
+func (a *appending) sample(n int, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram) (int, error) {
+	tg, err := a.target(t)
+	if err != nil {
+		return 0, err
+	}
+	ref := tg.head.refs.get(a.r.Series[n].Key)
+	err = tsdb.ErrInvalidSample
+	if ref != 0 {
+		_, err = tg.app.Append(ref, labels.EmptyLabels(), 0, t, v, h, fh, inOrder)
+	}
+	// The head does not know the reference (any more): name the series.
+	if errors.Is(err, tsdb.ErrInvalidSample) {
+		ref, err = a.appendNamed(tg, n, t, v, h, fh, inOrder)
+	}
+	if errors.Is(err, storage.ErrOutOfOrderSample) && a.inWindow(tg, t) {
+		if ref == 0 {
+			_, err = a.appendNamed(tg, n, t, v, h, fh, anyOrder)
+		} else {
+			_, err = tg.app.Append(ref, labels.EmptyLabels(), 0, t, v, h, fh, anyOrder)
+		}
+	}
+	if err == nil {
+		a.maxT = max(a.maxT, t)
+		return 1, nil
+	}
+	return 0, a.refuse(n, t, err)
+}
+
+// appendNamed appends by labels and remembers the reference.
+func (a *appending) appendNamed(tg *target, n int, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, o storage.AOptions) (storage.SeriesRef, error) {
+	a.labels = a.r.Labels(n, a.labels[:0])
+	ls := tg.head.labels(&a.builder, a.m.id, a.labels)
+	ref, err := tg.app.Append(0, ls, 0, t, v, h, fh, o)
+	if ref != 0 {
+		tg.head.refs.put(a.r.Series[n].Key, ref)
+	}
+	return ref, err
+}
+
+// inWindow says whether a sample that its head can only take out of order is
+// recent enough for the tenant.
+func (a *appending) inWindow(tg *target, t int64) bool {
+	if a.newest == math.MinInt64 {
+		return true // nothing to compare with since the start
+	}
+	window := time.Duration(a.limits.OutOfOrderWindow)
+	if border, ok := tg.head.db.Head().AppendableMinValidTime(); ok && t < border {
+		window = max(window, catchUpSlack)
+	}
+	return t >= a.newest-window.Milliseconds()
+}
+
+// refuse counts a sample that cannot be stored. It returns an error only if
+// the push as a whole cannot go on.
+func (a *appending) refuse(n int, t int64, err error) error {
+	var ue *wire.UserError
+	id := ""
+	switch {
+	case errors.As(err, &ue):
+		if ue.Kind == wire.Unavailable {
+			return err
+		}
+		a.pushed.Refused.Add(ue.ID, 1, func() *wire.UserError { return ue })
+		return nil
+	case errors.Is(err, storage.ErrOutOfOrderSample):
+		id = "err-sample-out-of-order"
+	case errors.Is(err, storage.ErrTooOldSample), errors.Is(err, storage.ErrOutOfBounds):
+		id = "err-sample-timestamp-too-old"
+	case errors.Is(err, storage.ErrDuplicateSampleForTimestamp):
+		id = "err-sample-duplicate-timestamp"
+	default:
+		return err
+	}
+	a.pushed.Refused.Add(id, 1, func() *wire.UserError { return a.describe(id, n, t) })
+	return nil
+}
+
+func (a *appending) describe(id string, n int, t int64) *wire.UserError {
+	window := time.Duration(a.limits.OutOfOrderWindow)
+	a.labels = a.r.Labels(n, a.labels[:0])
+	at := fmt.Sprintf("at %s of series %s", time.UnixMilli(t).UTC().Format(time.RFC3339Nano), wire.SeriesString(a.labels))
+	switch id {
+	case "err-sample-out-of-order":
+		return wire.Errorf(wire.Invalid, id, "sample %s is older than the newest sample of its series and more than %s (limit out_of_order_window) behind the tenant's newest sample", at, window)
+	case "err-sample-timestamp-too-old":
+		return wire.Errorf(wire.Invalid, id, "sample %s is too old to be stored: it is more than %s (limit out_of_order_window) behind recent data; bring in older data as blocks", at, max(window, outOfOrderHorizon))
+	default:
+		return wire.Errorf(wire.Invalid, id, "sample %s has the timestamp of a stored sample but another value; give every series one sender", at)
+	}
+}
+
+// exemplar keeps an exemplar for the commit. Exemplars are a best effort, as
+// in Prometheus: one without a series is dropped.
+func (a *appending) exemplar(s *wire.Series, e *wire.Exemplar) error {
+	tg, err := a.target(e.T)
+	if err != nil {
+		return err
+	}
+	ref := tg.head.refs.get(s.Key)
+	if ref == 0 {
+		return nil
+	}
+	a.builder.Reset()
+	for _, l := range a.r.ExemplarLabels[e.Labels.Lo:e.Labels.Hi] {
+		a.builder.Add(l.Name, l.Value)
+	}
+	a.builder.Sort()
+	tg.exemplars = append(tg.exemplars, pendingExemplar{ref, exemplar.Exemplar{Labels: a.builder.Labels(), Value: e.V, Ts: e.T, HasTs: true}})
+	return nil
+}
+
+// commit makes everything durable and visible. If it fails, some of the push
+// may be stored and some not; sending it again completes it.
+func (a *appending) commit() error {
+	err := errors.Join(a.end(&a.pool, true), a.end(&a.own, true))
+	if err == nil && a.maxT > math.MinInt64 {
+		a.m.sawNewest(a.maxT)
+	}
+	return err
+}
+
+func (a *appending) rollback() {
+	_ = a.end(&a.pool, false)
+	_ = a.end(&a.own, false)
+}
+
+func (a *appending) end(tg *target, commit bool) error {
+	if tg.app == nil {
+		return nil
+	}
+	defer tg.head.appenders.RUnlock()
+	app := tg.app
+	tg.app = nil
+	if !commit {
+		return app.Rollback()
+	}
+	if err := app.Commit(); err != nil {
+		return err
+	}
+	tg.head.appended.Store(a.m.pushed.Load())
+	return a.commitExemplars(tg)
+}
+
+// commitExemplars stores the exemplars behind the samples, so that they find
+// their series. One that is out of order or a repetition is left out.
+func (a *appending) commitExemplars(tg *target) error {
+	if len(tg.exemplars) == 0 {
+		return nil
+	}
+	app := tg.head.db.Appender(context.Background())
+	for _, p := range tg.exemplars {
+		if ref, err := app.AppendExemplar(p.ref, labels.EmptyLabels(), p.e); err == nil && ref != 0 {
+			a.pushed.Exemplars++
+		}
+	}
+	return app.Commit()
+}

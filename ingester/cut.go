@@ -1,0 +1,163 @@
+package ingester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/prometheus/prometheus/tsdb"
+)
+
+// cutEvery is how often heads are looked at. What is found to do depends on
+// the data's time and the heads' idleness, not on it.
+const cutEvery = time.Minute
+
+// cutLoop keeps the heads short: full ones are cut into blocks on block
+// borders, idle ones whole; tenants that have grown get a head of their own,
+// and what is empty is dropped. It also does the flushes nobody waits for.
+func (i *Ingester) cutLoop(ctx context.Context) {
+	tick := time.NewTicker(cutEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			i.upkeep(ctx, time.Now())
+		case heads := <-i.flushNow:
+			if _, err := i.flush(ctx, heads); err != nil {
+				i.logger.Error("flush failed", "err", err)
+			}
+		}
+	}
+}
+
+// upkeep is one round of cutLoop.
+func (i *Ingester) upkeep(ctx context.Context, now time.Time) {
+	idleSince := now.Add(-time.Duration(i.cfg.IdleCut))
+	for _, h := range i.heads() {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := i.cut(ctx, h, idleSince); err != nil {
+			i.logger.Error("blocks could not be cut, will retry", "head", h.name, "err", err)
+		}
+	}
+	i.wakeShipping()
+	for _, m := range i.members() {
+		m.meta.expire(now.Add(-metadataTTL))
+		if err := i.rehouse(m, idleSince); err != nil {
+			i.logger.Error("tenant could not be moved, will retry", "tenant", m.id, "err", err)
+		}
+	}
+	i.forgetIdle(idleSince)
+}
+
+// cut cuts what is due: everything if nothing was appended since idleSince,
+// else the ranges that lie far enough behind the newest sample.
+func (i *Ingester) cut(ctx context.Context, h *head, idleSince time.Time) error {
+	h.cutting.Lock()
+	defer h.cutting.Unlock()
+	if h.appended.Load() < idleSince.UnixMilli() {
+		if h.db.Head().NumSeries() == 0 {
+			return nil
+		}
+		return i.cutAll(ctx, h)
+	}
+	hd := h.db.Head()
+	if hd.MaxTime()-hd.MinTime() <= h.blockRange(i)/2*3 { // upstream's own measure of due
+		return nil
+	}
+	return i.tallyCut(h.db.Compact(ctx))
+}
+
+// cutAll cuts all that a head holds. Appends go on meanwhile: the border from
+// which on samples are in order is first moved behind the newest sample, so
+// what still comes in before it is kept apart as out of order, and nothing can
+// slip behind the cut. The caller holds h.cutting.
+func (i *Ingester) cutAll(ctx context.Context, h *head) error {
+	hd := h.db.Head()
+	var minT, maxT int64
+	err := i.exclusive(h, func() error {
+		if h.closed {
+			return errStopping()
+		}
+		minT, maxT = hd.MinTime(), hd.MaxTime()
+		if minT != math.MaxInt64 {
+			hd.SetMinValidTime(maxT + 1)
+		}
+		return nil
+	})
+	if err != nil || minT == math.MaxInt64 {
+		return err
+	}
+	for from := minT; from <= maxT; {
+		to := min(borderAfter(from, h.blockRange(i))-1, maxT)
+		if err := h.db.CompactHead(tsdb.NewRangeHeadWithIsolationDisabled(hd, from, to)); err != nil {
+			return i.tallyCut(fmt.Errorf("cut head %s: %w", h.name, err))
+		}
+		from = to + 1
+	}
+	return i.tallyCut(h.db.CompactOOOHead(ctx))
+}
+
+func (i *Ingester) tallyCut(err error) error {
+	if err != nil {
+		i.metrics.cuts.WithLabelValues("failure").Inc()
+		return err
+	}
+	i.metrics.cuts.WithLabelValues("success").Inc()
+	return nil
+}
+
+func (h *head) blockRange(i *Ingester) int64 {
+	return time.Duration(i.cfg.BlockRange).Milliseconds()
+}
+
+// borderAfter is the first block border behind t (ms). Borders are multiples
+// of the width, also before 1970.
+func borderAfter(t, width int64) int64 {
+	b := t / width * width
+	if b > t {
+		b -= width
+	}
+	return b + width
+}
+
+// nextBorder is where a tenant of the pool can go over to a head of its own:
+// behind all samples it has stored or may store in this minute.
+func (i *Ingester) nextBorder(m *member) int64 {
+	return borderAfter(max(m.newest.Load(), time.Now().UnixMilli()), time.Duration(i.cfg.BlockRange).Milliseconds())
+}
+
+// rehouse gives a tenant that has outgrown the pool a head of its own from the
+// next block border on, and closes one that is empty.
+func (i *Ingester) rehouse(m *member, idleSince time.Time) error {
+	h := m.own.Load()
+	switch {
+	case h == nil && m.series.Load() >= int64(i.cfg.OwnHeadAbove):
+		return i.place(m, i.nextBorder(m))
+	case h != nil && h.appended.Load() < idleSince.UnixMilli() && h.empty() && m.ownFrom.Load() < idleSince.UnixMilli():
+		return i.unplace(m, h)
+	default:
+		return nil
+	}
+}
+
+// flush cuts and ships all that the heads hold, and returns the blocks that
+// went to the bucket.
+func (i *Ingester) flush(ctx context.Context, heads []*head) (shipped []string, err error) {
+	for _, h := range heads {
+		h.cutting.Lock()
+		cutErr := i.cutAll(ctx, h)
+		h.cutting.Unlock()
+		ids, shipErr := i.shipHead(ctx, h)
+		for _, id := range ids {
+			shipped = append(shipped, id.String())
+		}
+		err = errors.Join(err, cutErr, shipErr)
+	}
+	return shipped, err
+}

@@ -1,0 +1,95 @@
+package ingester
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/prometheus/model/metadata"
+
+	"github.com/hearth-metrics/hearth/wire"
+)
+
+// metadataTTL is how long metadata is kept that no sender repeats. Prometheus
+// repeats it every minute.
+const metadataTTL = time.Hour
+
+// metadataStore holds the metadata of one tenant's metrics, in memory: its
+// senders repeat it. The zero value is empty.
+type metadataStore struct {
+	mu     sync.RWMutex
+	byName map[string]map[metadata.Metadata]time.Time // when last received
+}
+
+// update takes in what a request carries, for at most limit metrics; metadata
+// of further metrics is left out.
+func (s *metadataStore) update(ms []wire.Metadata, limit int, now time.Time) {
+	if len(ms) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range ms {
+		md := metadata.Metadata{Type: m.Type, Unit: m.Unit, Help: m.Help}
+		known := s.byName[m.Family]
+		_, again := known[md]
+		if !again {
+			// The request's strings are on loan.
+			md.Unit, md.Help = strings.Clone(md.Unit), strings.Clone(md.Help)
+		}
+		switch {
+		case again || known != nil && len(known) < maxMetadataPerMetric:
+			known[md] = now
+		case known != nil:
+		case limit > 0 && len(s.byName) >= limit:
+		default:
+			if s.byName == nil {
+				s.byName = map[string]map[metadata.Metadata]time.Time{}
+			}
+			s.byName[strings.Clone(m.Family)] = map[metadata.Metadata]time.Time{md: now}
+		}
+	}
+}
+
+// maxMetadataPerMetric bounds how many different types, units and help texts
+// one metric may have.
+const maxMetadataPerMetric = 10
+
+// expire forgets what was not repeated since then.
+func (s *metadataStore) expire(before time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, known := range s.byName {
+		for md, at := range known {
+			if at.Before(before) {
+				delete(known, md)
+			}
+		}
+		if len(known) == 0 {
+			delete(s.byName, name)
+		}
+	}
+}
+
+// get returns the metadata of one metric, or of all if metric is empty. Limits
+// of 0 or less are none.
+func (s *metadataStore) get(metric string, limit, perMetric int) map[string][]metadata.Metadata {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := map[string][]metadata.Metadata{}
+	for name, known := range s.byName {
+		if metric != "" && name != metric {
+			continue
+		}
+		if limit > 0 && len(out) >= limit {
+			break
+		}
+		for md := range known {
+			if perMetric > 0 && len(out[name]) >= perMetric {
+				break
+			}
+			out[name] = append(out[name], md)
+		}
+	}
+	return out
+}
