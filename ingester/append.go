@@ -46,7 +46,8 @@ type appending struct {
 // target is one head with what this push appends to it.
 type target struct {
 	head      *head
-	app       storage.AppenderV2 // nil: nothing appended yet
+	app       storage.AppenderV2  // nil: nothing appended yet
+	refs      []storage.SeriesRef // of the request's series in this head, 0 where not known
 	exemplars []pendingExemplar
 }
 
@@ -66,8 +67,8 @@ func (a *appending) release() {
 	clear(a.own.exemplars)
 	clear(a.labels)
 	*a = appending{
-		pool:    target{exemplars: a.pool.exemplars[:0]},
-		own:     target{exemplars: a.own.exemplars[:0]},
+		pool:    target{exemplars: a.pool.exemplars[:0], refs: a.pool.refs[:0]},
+		own:     target{exemplars: a.own.exemplars[:0], refs: a.own.refs[:0]},
 		labels:  a.labels[:0],
 		builder: a.builder,
 	}
@@ -92,6 +93,7 @@ func (a *appending) target(t int64) (*target, error) {
 		return nil, errStopping()
 	}
 	tg.head, tg.app = h, h.db.AppenderV2(context.Background()) // a push is short, and half of one is no use
+	tg.refs = h.refs.lookup(a.r.Series, tg.refs[:0])
 	return tg, nil
 }
 
@@ -116,7 +118,7 @@ func (a *appending) series(n int) error {
 		a.pushed.Histograms += stored
 	}
 	for k := s.Exemplars.Lo; k < s.Exemplars.Hi; k++ {
-		if err := a.exemplar(s, &a.r.Exemplars[k]); err != nil {
+		if err := a.exemplar(n, &a.r.Exemplars[k]); err != nil {
 			return err
 		}
 	}
@@ -135,7 +137,7 @@ func (a *appending) sample(n int, t int64, v float64, h *histogram.Histogram, fh
 	if err != nil {
 		return 0, err
 	}
-	ref := tg.head.refs.get(a.r.Series[n].Key)
+	ref := tg.refs[n]
 	err = tsdb.ErrInvalidSample
 	if ref != 0 {
 		_, err = tg.app.Append(ref, labels.EmptyLabels(), 0, t, v, h, fh, inOrder)
@@ -164,6 +166,7 @@ func (a *appending) appendNamed(tg *target, n int, t int64, v float64, h *histog
 	ls := tg.head.labels(&a.builder, a.m.id, a.labels)
 	ref, err := tg.app.Append(0, ls, 0, t, v, h, fh, o)
 	if ref != 0 {
+		tg.refs[n] = ref
 		tg.head.refs.put(a.r.Series[n].Key, ref)
 	}
 	return ref, err
@@ -223,12 +226,12 @@ func (a *appending) describe(id string, n int, t int64) *wire.UserError {
 
 // exemplar keeps an exemplar for the commit. Exemplars are a best effort, as
 // in Prometheus: one without a series is dropped.
-func (a *appending) exemplar(s *wire.Series, e *wire.Exemplar) error {
+func (a *appending) exemplar(n int, e *wire.Exemplar) error {
 	tg, err := a.target(e.T)
 	if err != nil {
 		return err
 	}
-	ref := tg.head.refs.get(s.Key)
+	ref := tg.refs[n]
 	if ref == 0 {
 		return nil
 	}

@@ -52,7 +52,7 @@ func DefaultLimits() Limits {
 		IngestionBurst:          4_000_000,
 
 		MaxSeries:        1_500_000,
-		OutOfOrderWindow: model.Duration(30 * time.Minute),
+		OutOfOrderWindow: model.Duration(12 * time.Hour),
 		MaxMetadata:      20_000,
 
 		MaxQueryExpression: 64 << 10,
