@@ -1,0 +1,139 @@
+package wire
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"math/bits"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// A series is hashed in its canonical form, whichever way it came: its labels,
+// sorted by name and none of them empty, each written as remote write 1.0
+// writes it when it leaves nothing out and makes nothing longer than it need be:
+//
+//	0x0a length { 0x0a length name 0x12 length value }
+//
+// with lengths as varints. No two label sets have the same form, for every part
+// has its length in front. A 1.0 sender sends exactly that, so there is mostly
+// nothing to copy before it can be hashed.
+
+// Key finds a series in memory: 128 bits of a keyed hash over the tenant and
+// the labels. The keys are drawn when the process starts, so nobody can choose
+// labels that collide, and a Key means nothing to another process.
+type Key [2]uint64
+
+// seeds are the process's keys: two for labels, two for tenants.
+var seeds = [4]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()}
+
+// tenantHash is the part of the tenant in the Key and the Hash of its series.
+type tenantHash struct {
+	key  Key
+	hash uint64
+}
+
+func hashTenant(tenant string) tenantHash {
+	return tenantHash{
+		key:  Key{maphash.String(seeds[2], tenant), maphash.String(seeds[3], tenant)},
+		hash: xxhash.Sum64String(tenant),
+	}
+}
+
+// sum names the tenant's series with these labels in canonical form.
+func (t tenantHash) sum(canonical []byte) (Key, uint64) {
+	k := Key{
+		maphash.Bytes(seeds[0], canonical) ^ t.key[0],
+		maphash.Bytes(seeds[1], canonical) ^ t.key[1],
+	}
+	return k, mix(xxhash.Sum64(canonical) + t.hash)
+}
+
+// mix spreads every bit of x over all of them, so that the same labels of two
+// tenants are at unrelated places: the last step of xxhash64.
+func mix(x uint64) uint64 {
+	x ^= x >> 33
+	x *= 0xc2b2ae3d27d4eb4f
+	x ^= x >> 29
+	x *= 0x165667b19e3779f9
+	return x ^ x>>32
+}
+
+// KeyOf is the Key of a tenant's series in this process.
+func KeyOf(tenant string, ls labels.Labels) Key {
+	k, _ := sumLabels(tenant, ls)
+	return k
+}
+
+// HashOf is the hash by which a tenant's series is placed. It is the same in
+// every process, protocol and version of Hearth, and must stay so: replicas
+// find a series by it. With xxh for xxhash64 with seed 0, and mix for its last
+// step, it is mix(xxh(canonical form of the labels) + xxh(tenant)).
+func HashOf(tenant string, ls labels.Labels) uint64 {
+	_, h := sumLabels(tenant, ls)
+	return h
+}
+
+// Token is the place of a series in the ring, from its hash.
+func Token(hash uint64) uint32 { return uint32(hash >> 32) }
+
+func sumLabels(tenant string, ls labels.Labels) (Key, uint64) {
+	var few [1024]byte
+	canonical := few[:0]
+	ls.Range(func(l labels.Label) {
+		if l.Value != "" {
+			canonical = appendCanonicalLabel(canonical, l.Name, l.Value)
+		}
+	})
+	return hashTenant(tenant).sum(canonical)
+}
+
+// appendCanonical appends the canonical form of sorted labels whose names and
+// values have n bytes in all.
+func appendCanonical(b []byte, ls []Label, n int) []byte {
+	b = slices.Grow(b, n+len(ls)*maxLabelFrame)
+	for i := range ls {
+		name, value := ls[i].Name, ls[i].Value
+		if len(name)+len(value)+shortLabelFrame-2 >= 0x80 {
+			b = appendCanonicalLabel(b, name, value)
+			continue
+		}
+		// What appendCanonicalLabel does, for lengths of one byte.
+		f := b[len(b) : len(b)+len(name)+len(value)+shortLabelFrame]
+		b = b[:len(b)+len(f)]
+		f[0], f[1], f[2], f[3] = v1SeriesLabels, byte(len(f)-2), v1LabelName, byte(len(name))
+		copy(f[4:], name)
+		f = f[4+len(name):]
+		f[0], f[1] = v1LabelValue, byte(len(value))
+		copy(f[2:], value)
+	}
+	return b
+}
+
+// What a label's form has besides its name and value: at most, and if all
+// lengths take one byte.
+const (
+	maxLabelFrame   = 3 + 3*binary.MaxVarintLen64
+	shortLabelFrame = 3 + 3
+)
+
+func appendCanonicalLabel(b []byte, name, value string) []byte {
+	b = binary.AppendUvarint(append(b, v1SeriesLabels), uint64(labelLen(name, value)))
+	b = binary.AppendUvarint(append(b, v1LabelName), uint64(len(name)))
+	b = append(b, name...)
+	b = binary.AppendUvarint(append(b, v1LabelValue), uint64(len(value)))
+	return append(b, value...)
+}
+
+// canonicalLen is the length of a label's canonical form.
+func canonicalLen(name, value string) int {
+	n := labelLen(name, value)
+	return 1 + uvarintLen(n) + n
+}
+
+func labelLen(name, value string) int {
+	return 1 + uvarintLen(len(name)) + len(name) + 1 + uvarintLen(len(value)) + len(value)
+}
+
+func uvarintLen(n int) int { return (bits.Len64(uint64(n)|1) + 6) / 7 }
