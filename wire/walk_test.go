@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"math"
 	"slices"
 	"strings"
@@ -453,7 +454,7 @@ func TestWalkAllocatesNothing(t *testing.T) {
 
 // Two bytes are a valid histogram, but hundreds of bytes in memory.
 func TestTooManyHistograms(t *testing.T) {
-	for v, field := range map[Version]int{V1: 4, V2: 3} {
+	for v, field := range map[Version]protowire.Number{V1: 4, V2: 3} {
 		series := bytes.Repeat(sub(field), 100_000)
 		body := sub(1, series)
 		if v == V2 {
