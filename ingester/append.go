@@ -218,7 +218,7 @@ func (a *appending) describe(id string, n int, t int64) *wire.UserError {
 	case "err-sample-out-of-order":
 		return wire.Errorf(wire.Invalid, id, "sample %s is older than the newest sample of its series and more than %s (limit out_of_order_window) behind the tenant's newest sample", at, window)
 	case "err-sample-timestamp-too-old":
-		return wire.Errorf(wire.Invalid, id, "sample %s is too old to be stored: it is more than %s (limit out_of_order_window) behind recent data; bring in older data as blocks", at, max(window, outOfOrderHorizon))
+		return wire.Errorf(wire.Invalid, id, "sample %s is too old to be stored: it is more than %s behind recent data (limit out_of_order_window)", at, max(window, outOfOrderHorizon))
 	default:
 		return wire.Errorf(wire.Invalid, id, "sample %s has the timestamp of a stored sample but another value; give every series one sender", at)
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/stretchr/testify/require"
 
@@ -272,4 +273,19 @@ func TestIncompleteDataFolderIsRefused(t *testing.T) {
 	_, err := poolsOnDisk(filepath.Join(n.dir, "ingester"))
 	require.ErrorContains(t, err, "incomplete")
 	require.NoError(t, os.MkdirAll(filepath.Join(n.dir, "ingester", "pool-1"), 0o777))
+}
+
+// A tenant whose window is wider than a pool's has a head of its own, or its
+// window would be promised and not kept.
+func TestWideWindowMeansOwnHead(t *testing.T) {
+	n := newNode(t)
+	n.limit("wide", func(l *tenant.Limits) { l.OutOfOrderWindow = model.Duration(48 * time.Hour) })
+	n.start()
+	b := base()
+	require.Nil(t, n.push("wide", series(`m`, at(b, 1))).Refused.First)
+	require.Nil(t, n.push("wide", series(`m`, at(b-47*time.Hour.Milliseconds(), 1))).Refused.First)
+	require.NotNil(t, n.push("wide", series(`m`, at(b-49*time.Hour.Milliseconds(), 1))).Refused.First)
+	require.NotNil(t, n.knownMember("wide").own.Load())
+	require.Nil(t, n.push("usual", series(`m`, at(b, 1))).Refused.First)
+	require.Nil(t, n.knownMember("usual").own.Load())
 }

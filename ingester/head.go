@@ -87,9 +87,9 @@ func (i *Ingester) headOptions(h *head) *tsdb.Options {
 	o := tsdb.DefaultOptions()
 	o.MinBlockDuration = time.Duration(i.cfg.BlockRange).Milliseconds()
 	o.MaxBlockDuration = o.MinBlockDuration
-	o.EnableOverlappingCompaction = false // merging is the compactor's
-	o.IsolationDisabled = true            // saves a ring of ids per series; a read may see part of a push in progress
-	o.OutOfOrderTimeWindow = max(outOfOrderHorizon, time.Duration(i.limits(h.tenant).OutOfOrderWindow)).Milliseconds()
+	o.EnableOverlappingCompaction = false                  // merging is the compactor's
+	o.IsolationDisabled = true                             // saves a ring of ids per series; a read may see part of a push in progress
+	o.OutOfOrderTimeWindow = i.horizon(i.limits(h.tenant)) // of "" for a pooled head: the defaults
 	o.EnableExemplarStorage = true
 	o.SeriesLifecycleCallback = lifecycle{i, h}
 	o.BlocksToDelete = func(blocks []*tsdb.Block) map[ulidT]struct{} {

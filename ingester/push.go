@@ -27,7 +27,7 @@ func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.
 	}
 	m, limits := i.member(id), i.limits(id)
 	m.pushed.Store(time.Now().UnixMilli())
-	if limits.OwnHead && m.own.Load() == nil {
+	if m.own.Load() == nil && (limits.OwnHead || i.horizon(limits) > i.horizon(i.limits(""))) {
 		if err := i.placeAtOnce(m); err != nil {
 			return wire.Pushed{}, err
 		}
@@ -48,6 +48,13 @@ func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.
 	}
 	i.count(&a.pushed)
 	return a.pushed, nil
+}
+
+// horizon is how far behind its newest sample (ms) a head takes samples, for
+// a tenant with these limits. A tenant that wants more than the pools give
+// gets a head of its own.
+func (i *Ingester) horizon(l *tenant.Limits) int64 {
+	return max(outOfOrderHorizon, time.Duration(l.OutOfOrderWindow)).Milliseconds()
 }
 
 // placeAtOnce gives a tenant its own head for all times if nothing of it is in
