@@ -50,20 +50,20 @@ func SplitPoolLabels(ls labels.Labels) (tenant string, own labels.Labels) {
 // the work does not grow with the values that other tenants have.
 func PoolQuerier(q storage.Querier, tenant string) storage.Querier {
 	p := &poolQuerier{Querier: q, tenant: tenant}
-	p.names = func(ctx context.Context, ms []*labels.Matcher) labeledSet {
+	p.poolNames = poolNames{tenant, func(ctx context.Context, ms []*labels.Matcher) labeledSet {
 		// Which blocks are asked is settled by the querier's own time range.
 		hints := &storage.SelectHints{Start: math.MinInt64, End: math.MaxInt64, Func: "series"}
-		return labeledSeries{p.Select(ctx, false, hints, ms...)}
-	}
+		return labeledSeries{q.Select(ctx, false, hints, ms...)}
+	}}
 	return p
 }
 
 // PoolChunkQuerier is PoolQuerier for chunks.
 func PoolChunkQuerier(q storage.ChunkQuerier, tenant string) storage.ChunkQuerier {
 	p := &poolChunkQuerier{ChunkQuerier: q, tenant: tenant}
-	p.names = func(ctx context.Context, ms []*labels.Matcher) labeledSet {
-		return labeledChunkSeries{p.Select(ctx, false, nil, ms...)}
-	}
+	p.poolNames = poolNames{tenant, func(ctx context.Context, ms []*labels.Matcher) labeledSet {
+		return labeledChunkSeries{q.Select(ctx, false, nil, ms...)}
+	}}
 	return p
 }
 
@@ -212,9 +212,11 @@ type poolChunkSeries struct {
 func (s poolChunkSeries) Labels() labels.Labels { return s.labels }
 
 // poolNames answers for label names and values from the tenant's series, for
-// both kinds of querier.
+// both kinds of querier. It looks at the labels as they lie in the pool, which
+// saves building each series' own.
 type poolNames struct {
-	names func(context.Context, []*labels.Matcher) labeledSet
+	tenant string
+	pooled func(context.Context, []*labels.Matcher) labeledSet
 }
 
 type labeledSet interface {
@@ -233,23 +235,38 @@ type labeledChunkSeries struct{ storage.ChunkSeriesSet }
 func (s labeledChunkSeries) labels() labels.Labels { return s.At().Labels() }
 
 func (n poolNames) labelValues(ctx context.Context, name string, hints *storage.LabelHints, ms []*labels.Matcher) ([]string, annotations.Annotations, error) {
-	// Only series that have the label are of interest.
-	ms = append(slices.Clip(ms), labels.MustNewMatcher(labels.MatchNotEqual, name, ""))
-	return n.collect(ctx, hints, ms, func(ls labels.Labels, add func(string)) { add(ls.Get(name)) })
+	if name == PoolLabel {
+		return nil, nil, nil
+	}
+	return n.collect(ctx, hints, ms, func(ls labels.Labels, add func(string)) {
+		if v := ls.Get(name); v != "" {
+			add(v)
+		}
+	})
 }
 
 func (n poolNames) labelNames(ctx context.Context, hints *storage.LabelHints, ms []*labels.Matcher) ([]string, annotations.Annotations, error) {
 	return n.collect(ctx, hints, ms, func(ls labels.Labels, add func(string)) {
-		ls.Range(func(l labels.Label) { add(l.Name) })
+		ls.Range(func(l labels.Label) {
+			if l.Name != PoolLabel {
+				add(l.Name)
+			}
+		})
 	})
 }
 
 func (n poolNames) collect(ctx context.Context, hints *storage.LabelHints, ms []*labels.Matcher, each func(labels.Labels, func(string))) ([]string, annotations.Annotations, error) {
+	down, rest, none := splitMatchers(n.tenant, ms)
+	if none {
+		return nil, nil, nil
+	}
 	seen := map[string]struct{}{}
 	add := func(s string) { seen[s] = struct{}{} }
-	set := n.names(ctx, ms)
+	set := n.pooled(ctx, down)
 	for set.Next() {
-		each(set.labels(), add)
+		if ls := set.labels(); matchAll(ls, rest) {
+			each(ls, add)
+		}
 	}
 	if err := set.Err(); err != nil {
 		return nil, nil, err

@@ -216,7 +216,7 @@ func (a *appending) describe(id string, n int, t int64) *wire.UserError {
 	at := fmt.Sprintf("at %s of series %s", time.UnixMilli(t).UTC().Format(time.RFC3339Nano), wire.SeriesString(a.labels))
 	switch id {
 	case "err-sample-out-of-order":
-		return wire.Errorf(wire.Invalid, id, "sample %s is older than the newest sample of its series and more than %s (limit out_of_order_window) behind the tenant's newest sample", at, window)
+		return wire.Errorf(wire.Invalid, id, "sample %s comes out of order and is more than %s (limit out_of_order_window) behind the tenant's newest sample", at, window)
 	case "err-sample-timestamp-too-old":
 		return wire.Errorf(wire.Invalid, id, "sample %s is too old to be stored: it is more than %s behind recent data (limit out_of_order_window)", at, max(window, outOfOrderHorizon))
 	default:
