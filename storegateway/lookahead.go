@@ -1,0 +1,268 @@
+package storegateway
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/tsdb/index"
+)
+
+// A window of the lookahead is full when it has so many series, or so many
+// bytes of chunks. The first one is small, so that an answer begins soon, and
+// each next one is twice as large.
+const (
+	firstWindowSeries = 256
+	lastWindowSeries  = 4096
+	firstWindowBytes  = 512 << 10
+	lastWindowBytes   = 4 << 20
+
+	maxKnownSize  = 1 << 20 // a distance between chunks above this is no chunk's size
+	contextChecks = 128     // series between two looks at the context
+)
+
+// indexReader is a block's index as one Select sees it. It reads the entries
+// of the series that the Select is about to return ahead of it, and plans the
+// chunks that will be needed.
+//
+// Errors are worded for the tenant. Strings do not point into the mapped file,
+// so that they outlive it.
+type indexReader struct {
+	tsdb.IndexReader
+
+	ctx        context.Context
+	minT, maxT int64             // chunks outside are of no interest
+	rest       []*labels.Matcher // tested on each series: those the postings do not cover
+	plan       *plan             // nil: nobody needs chunks
+	fail       func(error) error
+
+	ahead *lookahead
+}
+
+// SortedPostings is where tsdb hands over the series it is about to read.
+func (r *indexReader) SortedPostings(p index.Postings) index.Postings {
+	r.ahead = &lookahead{r: r, postings: r.IndexReader.SortedPostings(p), series: firstWindowSeries, bytes: firstWindowBytes}
+	return r.ahead
+}
+
+// Series returns the entry of the series that the lookahead is at.
+func (r *indexReader) Series(ref storage.SeriesRef, b *labels.ScratchBuilder, chks *[]chunks.Meta) error {
+	if r.ahead == nil || r.ahead.At() != ref {
+		return r.word(r.IndexReader.Series(ref, b, chks))
+	}
+	s := &r.ahead.window.series[r.ahead.pos]
+	b.Assign(s.labels)
+	*chks = append((*chks)[:0], r.ahead.window.chunks[s.from:s.to]...)
+	return nil
+}
+
+func (r *indexReader) Postings(ctx context.Context, name string, values ...string) (index.Postings, error) {
+	p, err := r.IndexReader.Postings(ctx, name, values...)
+	return p, r.word(err)
+}
+
+func (r *indexReader) PostingsForLabelMatching(ctx context.Context, name string, match func(string) bool) index.Postings {
+	return r.wordPostings(r.IndexReader.PostingsForLabelMatching(ctx, name, match))
+}
+
+func (r *indexReader) PostingsForAllLabelValues(ctx context.Context, name string) index.Postings {
+	return r.wordPostings(r.IndexReader.PostingsForAllLabelValues(ctx, name))
+}
+
+func (r *indexReader) SortedLabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, error) {
+	vs, err := r.IndexReader.SortedLabelValues(ctx, name, hints, ms...)
+	return cloneAll(vs), r.word(err)
+}
+
+func (r *indexReader) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, error) {
+	vs, err := r.IndexReader.LabelValues(ctx, name, hints, ms...)
+	return cloneAll(vs), r.word(err)
+}
+
+func (r *indexReader) LabelNames(ctx context.Context, ms ...*labels.Matcher) ([]string, error) {
+	ns, err := r.IndexReader.LabelNames(ctx, ms...)
+	return cloneAll(ns), r.word(err)
+}
+
+func (r *indexReader) LabelNamesFor(ctx context.Context, p index.Postings) ([]string, error) {
+	ns, err := r.IndexReader.LabelNamesFor(ctx, p)
+	return cloneAll(ns), r.word(err)
+}
+
+func (r *indexReader) word(err error) error {
+	if err == nil {
+		return nil
+	}
+	return r.fail(err)
+}
+
+func (r *indexReader) wordPostings(p index.Postings) index.Postings {
+	if err := p.Err(); err != nil {
+		return index.ErrPostings(r.fail(err))
+	}
+	return p
+}
+
+func cloneAll(ss []string) []string {
+	for i, s := range ss {
+		ss[i] = strings.Clone(s)
+	}
+	return ss
+}
+
+// lookahead is postings that know the index entries of the series to come. It
+// holds two windows of them: the one that is being returned, and the next, so
+// that its chunks are on their way when the first is at its end.
+type lookahead struct {
+	r        *indexReader
+	postings index.Postings
+	series   int   // of the next window
+	bytes    int64 // of the next window
+
+	window *window // nil before the first Next
+	pos    int     // in window
+	next   *window
+	err    error
+
+	builder labels.ScratchBuilder
+	metas   []chunks.Meta
+}
+
+type window struct {
+	series []windowSeries
+	chunks []chunks.Meta
+}
+
+type windowSeries struct {
+	ref      storage.SeriesRef
+	labels   labels.Labels
+	from, to int // in window.chunks
+}
+
+// Next goes to the next series that matches and has chunks in the range.
+func (l *lookahead) Next() bool {
+	if l.window == nil {
+		l.window, l.next = l.fill(), l.fill()
+		l.pos = -1
+	}
+	if l.pos++; l.pos < len(l.window.series) {
+		return true
+	}
+	if l.next == nil || len(l.next.series) == 0 {
+		return false
+	}
+	l.window, l.pos = l.next, 0
+	l.next = l.fill()
+	return true
+}
+
+// Seek goes to the first series with a reference of at least ref.
+func (l *lookahead) Seek(ref storage.SeriesRef) bool {
+	if l.window != nil && l.pos < len(l.window.series) && l.pos >= 0 && l.At() >= ref {
+		return true
+	}
+	for l.Next() {
+		if l.At() >= ref {
+			return true
+		}
+	}
+	return false
+}
+
+// At is the series' reference in the index.
+func (l *lookahead) At() storage.SeriesRef { return l.window.series[l.pos].ref }
+
+// Err says why there is nothing more: an index that cannot be read, a limit,
+// or a context that has ended.
+func (l *lookahead) Err() error {
+	// What was read before an error is still returned.
+	if l.window != nil && l.pos < len(l.window.series) {
+		return nil
+	}
+	return l.err
+}
+
+// fill reads the next window; it has no series at the end, or after an error.
+func (l *lookahead) fill() *window {
+	w := &window{}
+	if l.err != nil {
+		return w
+	}
+	var planned []plannedChunk
+	if err := l.read(w, &planned); err != nil {
+		l.err = err
+		return &window{}
+	}
+	l.series = min(2*l.series, lastWindowSeries)
+	l.bytes = min(2*l.bytes, lastWindowBytes)
+	if l.r.plan == nil || len(w.series) == 0 {
+		return w
+	}
+	n, err := l.r.plan.add(planned)
+	if err != nil {
+		l.err = err
+		return &window{}
+	}
+	for i := range w.chunks {
+		w.chunks[i].Ref = placeIn(n, i)
+	}
+	return w
+}
+
+func (l *lookahead) read(w *window, planned *[]plannedChunk) error {
+	var size int64
+	for n := 0; len(w.series) < l.series && size < l.bytes && l.postings.Next(); n++ {
+		if n%contextChecks == 0 && l.r.ctx.Err() != nil {
+			return l.r.ctx.Err()
+		}
+		ref := l.postings.At()
+		if err := l.r.IndexReader.Series(ref, &l.builder, &l.metas); err != nil {
+			return l.r.fail(fmt.Errorf("read series %d: %w", ref, err))
+		}
+		ls := l.builder.Labels()
+		if !matchAll(ls, l.r.rest) {
+			continue
+		}
+		from := len(w.chunks)
+		for i, m := range l.metas {
+			if m.MaxTime < l.r.minT || m.MinTime > l.r.maxT {
+				continue
+			}
+			w.chunks = append(w.chunks, m)
+			if l.r.plan != nil {
+				c := planChunk(l.metas[i:])
+				size += max(int64(c.size), sizeGuess/4)
+				*planned = append(*planned, c)
+			}
+		}
+		if from < len(w.chunks) {
+			w.series = append(w.series, windowSeries{ref: ref, labels: ls, from: from, to: len(w.chunks)})
+		}
+	}
+	if err := l.postings.Err(); err != nil {
+		return l.r.fail(err)
+	}
+	return nil
+}
+
+// planChunk plans the first of a series' remaining chunks. Chunks of a series
+// are written one after the other, so the next one's place tells its size.
+func planChunk(ms []chunks.Meta) plannedChunk {
+	c := plannedChunk{ref: chunks.BlockChunkRef(ms[0].Ref)}
+	if len(ms) == 1 {
+		return c
+	}
+	if d := int64(ms[1].Ref) - int64(ms[0].Ref); d > 0 && d <= maxKnownSize {
+		c.size = uint32(d)
+	}
+	return c
+}
+
+func matchAll(ls labels.Labels, ms []*labels.Matcher) bool {
+	return !slices.ContainsFunc(ms, func(m *labels.Matcher) bool { return !m.Matches(ls.Get(m.Name)) })
+}
