@@ -1,0 +1,100 @@
+package querier
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/util/httputil"
+	v1 "github.com/prometheus/prometheus/web/api/v1"
+
+	"github.com/hearth-metrics/hearth/tenant"
+)
+
+// serveMetadata answers /metadata. Prometheus' own handler asks its scrape
+// targets, which we have none of.
+func (q *Querier) serveMetadata(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	found, err := q.metadata(r)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	body, err := v1.JSONCodec{}.Encode(&v1.Response{Status: "success", Data: found})
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(body)
+}
+
+func (q *Querier) metadata(r *http.Request) (map[string][]metadata.Metadata, error) {
+	limit, err := numberParam(r, "limit")
+	if err != nil {
+		return nil, err
+	}
+	perMetric, err := numberParam(r, "limit_per_metric")
+	if err != nil {
+		return nil, err
+	}
+	if perMetric == 0 {
+		perMetric = -1 // as in Prometheus: no limit, where limit=0 means none
+	}
+	if limit == 0 {
+		return map[string][]metadata.Metadata{}, nil
+	}
+	id, err := tenant.FromContext(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	found, err := q.recent.Metadata(r.Context(), id, r.FormValue("metric"), limit, perMetric)
+	if err != nil {
+		return nil, q.refine(id, err)
+	}
+	return firstMetadata(found, limit, perMetric), nil
+}
+
+// firstMetadata makes sure of the limits, negative: none, and that no metric
+// has null for a list.
+func firstMetadata(found map[string][]metadata.Metadata, limit, perMetric int) map[string][]metadata.Metadata {
+	out := make(map[string][]metadata.Metadata, len(found))
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if limit >= 0 && len(out) >= limit {
+			break
+		}
+		list := found[name]
+		if perMetric >= 0 && len(list) > perMetric {
+			list = list[:perMetric]
+		}
+		out[name] = append([]metadata.Metadata{}, list...)
+	}
+	return out
+}
+
+// numberParam reads a number, -1 where there is none.
+func numberParam(r *http.Request, name string) (int, error) {
+	s := r.FormValue(name)
+	if s == "" {
+		return -1, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 0, paramError(name + " must be a number")
+	}
+	return max(n, -1), nil
+}
+
+// paramError is an error in Prometheus' own words, so it has no id.
+type paramError string
+
+func (e paramError) Error() string { return string(e) }
+
+func compressed(h http.HandlerFunc) http.Handler {
+	return httputil.CompressionHandler{Handler: h}
+}
