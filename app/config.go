@@ -1,0 +1,157 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+
+	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/distributor"
+	"github.com/hearth-metrics/hearth/ingester"
+	"github.com/hearth-metrics/hearth/querier"
+	"github.com/hearth-metrics/hearth/storegateway"
+	"github.com/hearth-metrics/hearth/tenant"
+)
+
+// Config is everything that can be set, one section for each package.
+type Config struct {
+	Target       string              `yaml:"target"`   // parts to run, separated by commas; all: everything in one process
+	DataDir      string              `yaml:"data_dir"` // folder for everything that is kept on local disk
+	Log          LogConfig           `yaml:"log"`
+	Server       ServerConfig        `yaml:"server"`
+	Bucket       bucket.Config       `yaml:"bucket"`
+	Distributor  distributor.Config  `yaml:"distributor"`
+	Ingester     ingester.Config     `yaml:"ingester"`
+	StoreGateway storegateway.Config `yaml:"storegateway"`
+	Querier      querier.Config      `yaml:"querier"`
+	Limits       tenant.LimitsConfig `yaml:"limits"`
+}
+
+// LogConfig is how Hearth logs to standard error.
+type LogConfig struct {
+	Level string `yaml:"level"` // least severe level that is written: debug, info, warn or error
+}
+
+// ServerConfig is where Hearth listens.
+type ServerConfig struct {
+	HTTPListenAddress string         `yaml:"http_listen_address"` // host:port of the HTTP API; port 0 picks a free one
+	GRPCListenAddress string         `yaml:"grpc_listen_address"` // host:port that other Hearth processes call; port 0 picks a free one
+	ShutdownTimeout   model.Duration `yaml:"shutdown_timeout"`    // how long running requests may go on after a stop was asked for
+}
+
+// targetAll runs every part in one process.
+const targetAll = "all"
+
+// parts are the components that will be targets of their own. They are known
+// here so that the error says "not yet" and not "unknown".
+var parts = []string{"distributor", "ingester", "querier", "storegateway", "compactor", "ruler", "alertmanager"}
+
+// DefaultConfig runs everything in one process, on this machine only.
+func DefaultConfig() Config {
+	return Config{
+		Target:  targetAll,
+		DataDir: "./data",
+		Log:     LogConfig{Level: "info"},
+		Server: ServerConfig{
+			HTTPListenAddress: "127.0.0.1:9009",
+			GRPCListenAddress: "127.0.0.1:9095",
+			ShutdownTimeout:   model.Duration(30 * time.Second),
+		},
+		Bucket:       bucket.DefaultConfig(),
+		Distributor:  distributor.DefaultConfig(),
+		Ingester:     ingester.DefaultConfig(),
+		StoreGateway: storegateway.DefaultConfig(),
+		Querier:      querier.DefaultConfig(),
+		Limits:       tenant.LimitsConfig{Defaults: tenant.DefaultLimits()},
+	}
+}
+
+// Validate reports everything that cannot work, each with its key.
+func (c *Config) Validate() error {
+	return errors.Join(
+		validateTarget(c.Target),
+		c.validateOwn(),
+		section("bucket", c.Bucket.Validate()),
+		section("distributor", c.Distributor.Validate()),
+		section("ingester", c.Ingester.Validate()),
+		section("storegateway", c.StoreGateway.Validate()),
+		section("querier", c.Querier.Validate()),
+		validateLimits(&c.Limits),
+	)
+}
+
+// section puts a part's name before the key that its error begins with, unless
+// the part has done so.
+func section(name string, err error) error {
+	if err == nil || strings.HasPrefix(err.Error(), name+".") {
+		return err
+	}
+	return fmt.Errorf("%s.%w", name, err)
+}
+
+func validateTarget(target string) error {
+	for t := range strings.SplitSeq(target, ",") {
+		switch t = strings.TrimSpace(t); {
+		case t == targetAll:
+		case slices.Contains(parts, t):
+			return fmt.Errorf("target: %s cannot run on its own yet, the only valid target is %s", t, targetAll)
+		default:
+			return fmt.Errorf("target: %q is unknown, the only valid target is %s", t, targetAll)
+		}
+	}
+	return nil
+}
+
+func (c *Config) validateOwn() error {
+	var errs []error
+	if c.DataDir == "" {
+		errs = append(errs, errors.New("data_dir: must not be empty"))
+	}
+	if _, ok := logLevels[c.Log.Level]; !ok {
+		errs = append(errs, fmt.Errorf("log.level: want debug, info, warn or error, got %q", c.Log.Level))
+	}
+	for key, addr := range map[string]string{
+		"server.http_listen_address": c.Server.HTTPListenAddress,
+		"server.grpc_listen_address": c.Server.GRPCListenAddress,
+	} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			errs = append(errs, fmt.Errorf("%s: want host:port or :port, got %q", key, addr))
+		}
+	}
+	if c.Server.ShutdownTimeout <= 0 {
+		errs = append(errs, errors.New("server.shutdown_timeout: must be more than 0"))
+	}
+	return errors.Join(errs...)
+}
+
+var logLevels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+
+// SlogLevel is the level as slog knows it. Valid after Validate.
+func (c LogConfig) SlogLevel() slog.Level { return logLevels[c.Level] }
+
+// validateLimits refuses negative limits: none of them has a meaning.
+func validateLimits(c *tenant.LimitsConfig) error {
+	errs := []error{notNegative("limits.defaults", c.Defaults)}
+	for id, l := range c.Tenants {
+		errs = append(errs, notNegative(join("limits.tenants", string(id)), l))
+	}
+	return errors.Join(errs...)
+}
+
+func notNegative(path string, l tenant.Limits) error {
+	v := reflect.ValueOf(l)
+	for name, f := range fieldsOf(v.Type()) {
+		fv := v.FieldByIndex(f.Index)
+		if (fv.CanInt() && fv.Int() < 0) || (fv.CanFloat() && fv.Float() < 0) {
+			return fmt.Errorf("%s.%s: must not be negative, 0 means no limit", path, name)
+		}
+	}
+	return nil
+}
