@@ -1,0 +1,247 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience is how long anything that should happen at once may take on a
+// machine that is busy with other things.
+const patience = 2 * time.Minute
+
+// hearth is a hearth process, and the ones that followed it on its data.
+type hearth struct {
+	t      testing.TB
+	dir    string // data_dir; log files lie beside it
+	set    []string
+	client *http.Client
+	starts int
+
+	url    string // of HTTP, without a slash at the end
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when the process is gone
+}
+
+// startHearth starts a process on an empty data folder, with settings written
+// as path=value, and waits until it is ready. It does not outlive the test.
+func startHearth(t testing.TB, set ...string) *hearth {
+	t.Helper()
+	transport := &http.Transport{MaxIdleConnsPerHost: 100}
+	h := &hearth{t: t, dir: filepath.Join(t.TempDir(), "data"), set: set, client: &http.Client{Transport: transport, Timeout: patience}}
+	t.Cleanup(func() {
+		h.kill()
+		transport.CloseIdleConnections()
+		if t.Failed() {
+			h.showLogs()
+		}
+	})
+	h.start()
+	return h
+}
+
+// start starts the program on the data that is there, with more settings if
+// given, and waits until it is ready.
+func (h *hearth) start(set ...string) {
+	h.t.Helper()
+	h.launch(set...)
+	until(h.t, patience, "hearth to say where it listens", h.findURL)
+	until(h.t, patience, "hearth to be ready", func() error {
+		status, body, err := h.get("/ready")
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("%d %s", status, body)
+		}
+		return err
+	})
+}
+
+// launch is start without waiting.
+func (h *hearth) launch(set ...string) {
+	h.t.Helper()
+	h.starts++
+	out, err := os.Create(h.logFile(h.starts))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer out.Close()
+	args := []string{}
+	for _, s := range append([]string{
+		"data_dir=" + h.dir,
+		"server.http_listen_address=127.0.0.1:0",
+		"server.grpc_listen_address=127.0.0.1:0",
+	}, append(h.set, set...)...) {
+		args = append(args, "-set", s)
+	}
+	h.cmd = exec.Command(program(h.t), args...)
+	h.cmd.Stdout, h.cmd.Stderr = out, out
+	h.exited = spawn(h.t, h.cmd)
+}
+
+// spawn starts a process that ends with this one where the system can do that.
+// The channel is closed when it has ended.
+func spawn(t testing.TB, cmd *exec.Cmd) chan struct{} {
+	t.Helper()
+	cmd.SysProcAttr = dieWithParent()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // the state is in cmd.ProcessState
+		close(exited)
+	}()
+	return exited
+}
+
+var welcome = regexp.MustCompile(`(?m)^ *write +(http://[^/ ]+)/api/v1/push`)
+
+func (h *hearth) findURL() error {
+	select {
+	case <-h.exited:
+		h.t.Fatalf("hearth has ended by itself: %s\n%s", h.cmd.ProcessState, h.log())
+	default:
+	}
+	m := welcome.FindStringSubmatch(h.log())
+	if m == nil {
+		return errors.New("it has not yet")
+	}
+	h.url = m[1]
+	return nil
+}
+
+// kill ends the process as a crash does, if it runs.
+func (h *hearth) kill() {
+	if h.cmd == nil || h.cmd.Process == nil {
+		return
+	}
+	_ = h.cmd.Process.Kill() // an error says that it is gone already
+	<-h.exited
+}
+
+// stop ends the process as an operator does, and expects a clean end.
+func (h *hearth) stop() {
+	h.t.Helper()
+	if err := h.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		h.t.Fatalf("stop hearth: %v", err)
+	}
+	select {
+	case <-h.exited:
+	case <-time.After(patience):
+		h.t.Fatalf("hearth did not stop within %s", patience)
+	}
+	if code := h.cmd.ProcessState.ExitCode(); code != 0 {
+		h.t.Fatalf("hearth stopped with %s", h.cmd.ProcessState)
+	}
+}
+
+// forgetRecent stops hearth, takes away all that the ingester has on its disk,
+// and starts it again: what it answers from then on comes from the bucket.
+func (h *hearth) forgetRecent() {
+	h.t.Helper()
+	h.stop()
+	for _, folder := range []string{"ingester", "storegateway"} {
+		if err := os.RemoveAll(filepath.Join(h.dir, folder)); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	h.start()
+}
+
+func (h *hearth) logFile(start int) string {
+	return fmt.Sprintf("%s-%d.log", h.dir, start)
+}
+
+// log is what the running process, or the last one, has printed.
+func (h *hearth) log() string {
+	text, err := os.ReadFile(h.logFile(h.starts))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// showLogs prints the end of the last processes' logs.
+func (h *hearth) showLogs() {
+	for n := max(1, h.starts-2); n <= h.starts; n++ {
+		text, _ := os.ReadFile(h.logFile(n))
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		lines = lines[max(0, len(lines)-40):]
+		h.t.Logf("end of the log of hearth, start %d:\n%s", n, strings.Join(lines, "\n"))
+	}
+}
+
+// get asks an operator's route.
+func (h *hearth) get(path string) (status int, body string, err error) {
+	return h.do(http.MethodGet, path, "", nil, nil)
+}
+
+// do sends a request as a tenant (none if empty). An error means that there
+// was no whole answer.
+func (h *hearth) do(method, path, tenant string, header http.Header, body []byte) (status int, answer string, err error) {
+	status, _, answer, err = h.exchange(method, path, tenant, header, body)
+	return status, answer, err
+}
+
+func (h *hearth) exchange(method, path, tenant string, header http.Header, body []byte) (int, http.Header, string, error) {
+	req, err := http.NewRequestWithContext(context.Background(), method, h.url+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, "", err
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	if tenant != "" {
+		req.Header.Set("X-Scope-OrgID", tenant)
+	}
+	res, err := h.client.Do(req)
+	if err != nil {
+		return 0, nil, "", err
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	return res.StatusCode, res.Header, string(answer), err
+}
+
+// flush cuts and ships all, or what some tenants have, and waits for it.
+func (h *hearth) flush(tenants ...string) {
+	h.t.Helper()
+	path := "/ingester/flush?wait=true"
+	for _, id := range tenants {
+		path += "&tenant=" + id
+	}
+	status, body, err := h.do(http.MethodPost, path, "", nil, nil)
+	if err != nil || status != http.StatusOK {
+		h.t.Fatalf("flush: %d %s %v", status, body, err)
+	}
+}
+
+// metric is a metric of hearth's own, named as in the text format with its
+// labels in order, 0 if it is not there.
+func (h *hearth) metric(name string) float64 {
+	h.t.Helper()
+	_, body, err := h.get("/metrics")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for line := range strings.Lines(body) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			var v float64
+			if _, err := fmt.Sscan(rest, &v); err != nil {
+				h.t.Fatal(err)
+			}
+			return v
+		}
+	}
+	return 0
+}

@@ -1,0 +1,7 @@
+package e2e
+
+type stubS3 struct{}
+
+func (stubS3) stop() {}
+
+var s3 stubS3
