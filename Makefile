@@ -1,0 +1,68 @@
+# Everything goes through the Go command. All builds and tests share their
+# flags, because the build cache keeps a copy of each package per set of flags,
+# and a cold build takes minutes.
+export CGO_ENABLED := 0
+export GOFLAGS     := -trimpath -buildvcs=false
+
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+about    := github.com/prometheus/common/version
+LDFLAGS  := -s -w -X $(about).Version=$(VERSION) -X $(about).Revision=$(REVISION)
+
+TOOLS := $(CURDIR)/.cache
+
+.DEFAULT_GOAL := help
+.PHONY: help build run demo test e2e bench lint fmt docs check-docs vet race tools clean
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: ## bin/hearth; the Go command knows what has changed
+	go build -ldflags '$(LDFLAGS)' -o bin/hearth ./cmd/hearth
+
+run: build ## build and start Hearth with all defaults, data in ./data
+	./bin/hearth
+
+demo: build tools ## Hearth, and a real Prometheus that scrapes it and writes into it
+	./deploy/demo/run
+
+test: ## all tests that need nothing but Go
+	go test -timeout 15m ./...
+
+race: ## the same with the race detector; needs a C compiler
+	CGO_ENABLED=1 go test -race -timeout 30m ./...
+
+e2e: build tools ## the system from outside: real binaries, a real Prometheus
+	HEARTH_BIN=$(CURDIR)/bin/hearth go test -tags e2e -timeout 20m -count 1 ./e2e/...
+
+bench: build ## load on Hearth, and what it costs; BENCH_FLAGS go to the load generator
+	go build -o $(TOOLS)/bench ./bench
+	$(TOOLS)/bench $(BENCH_FLAGS)
+
+lint: $(TOOLS)/golangci-lint ## style and likely mistakes; each rule has its reason in .golangci.yml
+	$(TOOLS)/golangci-lint run ./...
+
+fmt: $(TOOLS)/golangci-lint ## format the code
+	$(TOOLS)/golangci-lint fmt ./...
+
+vet:
+	go vet ./...
+
+docs: ## write docs/config.md, docs/metrics.md and the list of routes anew
+	go test ./app -run 'Document$$' -count 1 -args -update
+
+check-docs: ## fail if a generated document is not current
+	go test ./app -run 'Document$$' -count 1
+
+tools: $(TOOLS)/prometheus ## the real Prometheus for demo and e2e, in .cache
+
+# Built from the module that Hearth links, without service discovery, which
+# would be most of the build.
+$(TOOLS)/prometheus: tools/prometheus/go.mod tools/prometheus/go.sum
+	cd tools/prometheus && go build -ldflags '-s -w' -tags remove_all_sd -o $@ github.com/prometheus/prometheus/cmd/prometheus
+
+$(TOOLS)/golangci-lint: tools/lint/go.mod tools/lint/go.sum
+	cd tools/lint && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+clean: ## remove what was built; ./data stays
+	rm -rf bin .cache
