@@ -69,6 +69,9 @@ func (i *Ingester) openHead(name string, id tenant.ID) (*head, error) {
 	if h.shipped, err = readShipped(h.dir); err != nil {
 		return nil, err
 	}
+	if err := mend(h.dir, i.logger.With("head", name)); err != nil {
+		return nil, fmt.Errorf("open head %s: %w", name, err)
+	}
 	logger := slog.New(atLeast{slog.LevelWarn, i.logger.With("head", name).Handler()})
 	h.db, err = tsdb.Open(h.dir, logger, nil, i.headOptions(h), nil)
 	if err != nil {

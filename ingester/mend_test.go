@@ -1,0 +1,68 @@
+package ingester
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/stretchr/testify/require"
+)
+
+// crash goes on with what a process that is killed now leaves on disk: what is
+// in buffers of the TSDB only is lost.
+func (n *node) crash() {
+	n.t.Helper()
+	left := n.t.TempDir()
+	require.NoError(n.t, os.CopyFS(left, os.DirFS(n.dir)))
+	n.stop()
+	n.dir = left
+	n.start()
+}
+
+// late returns samples in falling order, so all but the first are out of order.
+func late(newest int64, count int) (samples []prompb.Sample) {
+	for i := range int64(count) {
+		samples = append(samples, at(newest-i*1000, float64(i)))
+	}
+	return samples
+}
+
+func TestOutOfOrderSamplesSurviveTwoCrashes(t *testing.T) {
+	inBothHeads(t, func(t *testing.T, n *node) {
+		n.start()
+		now := base()
+		one := labels.MustNewMatcher(labels.MatchEqual, "__name__", "late")
+		n.push("t", series(`late`, late(now, 40)...)) // more than a chunk: its marker is in the log, the chunk in a buffer
+		want := n.read("t", one)
+		n.crash()
+		require.Equal(t, want, n.read("t", one), "after one crash")
+
+		var others []prompb.TimeSeries
+		for i := range 2000 { // so many that some chunks reach the disk
+			others = append(others, series(fmt.Sprintf(`other{i="%d"}`, i), late(now, 40)...))
+		}
+		n.push("t", others...)
+		n.crash()
+		require.Equal(t, want, n.read("t", one), "after two crashes")
+	})
+}
+
+func TestOutOfOrderSamplesSurviveACrashWhileCutting(t *testing.T) {
+	inBothHeads(t, func(t *testing.T, n *node) {
+		n.start()
+		now := base()
+		n.push("t", series(`late`, late(now, 10)...))
+		for _, h := range n.heads() { // how a cut begins
+			_, err := tsdb.NewOOOCompactionHead(context.Background(), h.db.Head())
+			require.NoError(t, err)
+		}
+		n.push("t", series(`late`, late(now-60_000, 10)...))
+		want := n.read("t")
+		n.crash()
+		require.Equal(t, want, n.read("t"))
+	})
+}
