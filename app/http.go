@@ -80,7 +80,7 @@ func (a *App) gate(next http.Handler) http.Handler {
 // observe counts and times requests, turns a panic into a 500, and logs what
 // failed on our side.
 func (a *App) observe() mux.MiddlewareFunc {
-	failures := &limitedLog{logger: a.logger, limit: rate.NewLimiter(5, 50)}
+	failures := &failureLog{logger: a.logger, limit: rate.NewLimiter(5, 50)}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			began := time.Now()
@@ -92,7 +92,7 @@ func (a *App) observe() mux.MiddlewareFunc {
 				route := routeOf(r)
 				a.metrics.duration.WithLabelValues(methodOf(r), route, strconv.Itoa(out.code())).Observe(dur.Seconds())
 				if out.code() >= http.StatusInternalServerError {
-					failures.warn("request failed", "method", r.Method, "route", route, "status", out.code(), "tenant", r.Header.Get(tenant.Header), "dur", dur)
+					failures.add("method", r.Method, "route", route, "status", out.code(), "tenant", r.Header.Get(tenant.Header), "dur", dur)
 				}
 			}()
 			defer a.recoverPanic(out, r)
@@ -185,17 +185,17 @@ func (w *answer) Flush() {
 // Unwrap serves http.ResponseController.
 func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// limitedLog drops warnings above a rate and tells with the next one how many.
-type limitedLog struct {
+// failureLog drops warnings above a rate and tells with the next one how many.
+type failureLog struct {
 	logger  *slog.Logger
 	limit   *rate.Limiter
 	dropped atomic.Int64
 }
 
-func (l *limitedLog) warn(msg string, args ...any) {
+func (l *failureLog) add(args ...any) {
 	if !l.limit.Allow() {
 		l.dropped.Add(1)
 		return
 	}
-	l.logger.Warn(msg, append(args, "dropped_before", l.dropped.Swap(0))...)
+	l.logger.Warn("request failed", append(args, "dropped_before", l.dropped.Swap(0))...)
 }

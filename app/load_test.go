@@ -85,7 +85,7 @@ func TestLoadErrors(t *testing.T) {
 		set  []string
 		want string
 	}{
-		"unknown key":             {"server:\n  http_listen_adress: x", nil, `h.yaml:2: unknown key "server.http_listen_adress", the nearest valid key is "server.http_listen_address"`},
+		"unknown key":             {"server:\n  http_listen_addr: x", nil, `h.yaml:2: unknown key "server.http_listen_addr", the nearest valid key is "server.http_listen_address"`},
 		"right key, wrong place":  {"grpc_listen_address: x", nil, `h.yaml:1: unknown key "grpc_listen_address", the nearest valid key is "server.grpc_listen_address"`},
 		"unknown section":         {"buckets: {type: s3}", nil, `h.yaml:1: unknown key "buckets", the nearest valid key is "bucket"`},
 		"unknown limit":           {"limits: {tenants: {a: {max_serie: 1}}}", nil, `h.yaml:1: unknown key "limits.tenants.a.max_serie", the nearest valid key is "limits.tenants.a.max_series"`},

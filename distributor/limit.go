@@ -97,7 +97,7 @@ func (d *Distributor) checkRate(id tenant.ID, l *tenant.Limits, n int) error {
 	wait := time.Duration(math.Ceil(missing/l.IngestionRate)) * time.Second
 	return &wire.UserError{
 		Kind: wire.Limited, ID: "err-ingestion-rate",
-		Msg:        (wire.Errorf(wire.Limited, "", "ingestion rate limit of %g samples/s reached (limit ingestion_rate) by a request of %d samples; send less, or ask for a higher limit", l.IngestionRate, n)).Msg,
+		Msg:        wire.Errorf(wire.Limited, "", "ingestion rate limit of %g samples/s reached (limit ingestion_rate) by a request of %d samples; send less, or ask for a higher limit", l.IngestionRate, n).Msg,
 		RetryAfter: max(time.Second, wait),
 	}
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
@@ -115,12 +114,16 @@ func TestGoodPartIsStoredBadPartIsReported(t *testing.T) {
 		{id: "err-label-invalid", bad: func(d *door) prompb.TimeSeries { return d.series("__name__", "m", "", "1") }},
 		{id: "err-label-invalid", bad: func(d *door) prompb.TimeSeries { return d.series("\x00tenant", "other", "__name__", "m") }},
 		{id: "err-label-invalid", bad: func(d *door) prompb.TimeSeries { return d.series("\x00anything", "other", "__name__", "m") }},
-		{id: "err-max-label-names-per-series", bad: func(d *door) prompb.TimeSeries { return d.series("__name__", "m", "a", "1", "b", "2") },
-			limits: func(l *tenant.Limits) { l.MaxLabelNamesPerSeries = 2 }},
+		{
+			id: "err-max-label-names-per-series", bad: func(d *door) prompb.TimeSeries { return d.series("__name__", "m", "a", "1", "b", "2") },
+			limits: func(l *tenant.Limits) { l.MaxLabelNamesPerSeries = 2 },
+		},
 		{id: "err-label-name-too-long", bad: func(d *door) prompb.TimeSeries { return d.series("__name__", "m", strings.Repeat("a", 1025), "1") }},
 		{id: "err-label-value-too-long", bad: func(d *door) prompb.TimeSeries { return d.series("__name__", "m", "a", strings.Repeat("1", 2049)) }},
-		{id: "err-labels-too-large", bad: func(d *door) prompb.TimeSeries { return d.series("__name__", "m", "a", strings.Repeat("1", 90)) },
-			limits: func(l *tenant.Limits) { l.MaxLabelsSize = 80 }},
+		{
+			id: "err-labels-too-large", bad: func(d *door) prompb.TimeSeries { return d.series("__name__", "m", "a", strings.Repeat("1", 90)) },
+			limits: func(l *tenant.Limits) { l.MaxLabelsSize = 80 },
+		},
 		{id: "err-too-far-in-future", bad: func(d *door) prompb.TimeSeries {
 			s := d.series("__name__", "m")
 			s.Samples[0].Timestamp += (10*time.Minute + time.Second).Milliseconds()
@@ -205,7 +208,6 @@ func TestHistogramsWithTooManyBucketsLoseResolution(t *testing.T) {
 		require.LessOrEqual(t, len(fh.PositiveBuckets)+len(fh.NegativeBuckets), 6)
 		require.InDelta(t, float64(h.Count), fh.Count, 0)
 	}
-	var _ *histogram.Histogram = h
 }
 
 func TestNegotiation(t *testing.T) {

@@ -208,10 +208,25 @@ func TestOnlyListedRoutes(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, map[tenant.ID]*tsdb.DB{alice: newDB(t)}, 0, 0)
 	for _, row := range []request{
-		{path: "/targets"}, {path: "/rules"}, {path: "/alerts"}, {path: "/status/config"}, {path: "/status/flags"}, {path: "/status/tsdb"}, {path: "/features"},
-		{path: "/openapi.yaml"}, {path: "/notifications/live"}, {path: "/search/metric_names"}, {path: "/label/a/b/values"}, {path: "/label/a%2Fb/values"}, {path: "/query/"},
-		{path: "/label/../targets"}, {path: "/"}, {path: ""},
-		{path: "/admin/tsdb/delete_series", method: "POST"}, {path: "/write", method: "POST"}, {path: "/otlp/v1/metrics", method: "POST"},
+		{path: "/targets"},
+		{path: "/rules"},
+		{path: "/alerts"},
+		{path: "/status/config"},
+		{path: "/status/flags"},
+		{path: "/status/tsdb"},
+		{path: "/features"},
+		{path: "/openapi.yaml"},
+		{path: "/notifications/live"},
+		{path: "/search/metric_names"},
+		{path: "/label/a/b/values"},
+		{path: "/label/a%2Fb/values"},
+		{path: "/query/"},
+		{path: "/label/../targets"},
+		{path: "/"},
+		{path: ""},
+		{path: "/admin/tsdb/delete_series", method: "POST"},
+		{path: "/write", method: "POST"},
+		{path: "/otlp/v1/metrics", method: "POST"},
 	} {
 		w := h.do(alice, row)
 		require.Contains(t, []int{404, 405, 301}, w.Code, "%s", row)
@@ -273,6 +288,7 @@ func (m metaStore) ListMetadata() (all []scrape.MetricMetadata) {
 	}
 	return all
 }
+
 func (m metaStore) GetMetadata(name string) (scrape.MetricMetadata, bool) {
 	mm, ok := m[name]
 	return mm, ok
@@ -305,8 +321,19 @@ func TestMetadataEqualsPrometheus(t *testing.T) {
 	plain := plainAPI(h, db, func(context.Context) v1.TargetRetriever { return targets{target} })
 
 	for _, form := range [][]string{
-		{}, {"limit", "10"}, {"limit", "0"}, {"limit", "-1"}, {"limit", "x"}, {"limit_per_metric", "1"}, {"limit_per_metric", "0"}, {"limit_per_metric", "-7"},
-		{"limit_per_metric", "x"}, {"metric", "m1"}, {"metric", "m1", "limit", "1"}, {"metric", "nothing"}, {"metric", "m0", "limit", "0"},
+		{},
+		{"limit", "10"},
+		{"limit", "0"},
+		{"limit", "-1"},
+		{"limit", "x"},
+		{"limit_per_metric", "1"},
+		{"limit_per_metric", "0"},
+		{"limit_per_metric", "-7"},
+		{"limit_per_metric", "x"},
+		{"metric", "m1"},
+		{"metric", "m1", "limit", "1"},
+		{"metric", "nothing"},
+		{"metric", "m0", "limit", "0"},
 	} {
 		row := request{path: "/metadata", form: params(form...)}
 		want := httptest.NewRecorder()

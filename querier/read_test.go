@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gogo/protobuf/proto"
 	"github.com/golang/snappy"
 	configutil "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
@@ -114,7 +113,7 @@ func TestRemoteReadEqualsTheDatabase(t *testing.T) {
 
 func (h *house) read(t testing.TB, req *prompb.ReadRequest) *httptest.ResponseRecorder {
 	t.Helper()
-	body, err := proto.Marshal(req)
+	body, err := req.Marshal()
 	require.NoError(t, err)
 	r := httptest.NewRequest("POST", "/prometheus/api/v1/read", bytes.NewReader(snappy.Encode(nil, body)))
 	w := httptest.NewRecorder()
@@ -196,8 +195,8 @@ func TestReadOfNonsense(t *testing.T) {
 	bomb := binary.AppendUvarint(nil, 1<<31) // a snappy header that promises 2 GiB
 	for name, body := range map[string][]byte{
 		"empty": {}, "no snappy": []byte("x{}"), "bomb": bomb, "no protobuf": snappy.Encode(nil, []byte{0xff, 0xff}),
-		"bad regexp": snappy.Encode(nil, must(proto.Marshal(&prompb.ReadRequest{Queries: []*prompb.Query{{Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_RE, Name: "a", Value: "("}}}}}))),
-		"bad type":   snappy.Encode(nil, must(proto.Marshal(&prompb.ReadRequest{AcceptedResponseTypes: []prompb.ReadRequest_ResponseType{77}}))),
+		"bad regexp": snappy.Encode(nil, must((&prompb.ReadRequest{Queries: []*prompb.Query{{Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_RE, Name: "a", Value: "("}}}}}).Marshal())),
+		"bad type":   snappy.Encode(nil, must((&prompb.ReadRequest{AcceptedResponseTypes: []prompb.ReadRequest_ResponseType{77}}).Marshal())),
 	} {
 		r := httptest.NewRequest("POST", "/prometheus/api/v1/read", bytes.NewReader(body))
 		w := httptest.NewRecorder()

@@ -34,7 +34,7 @@ func requireUnavailable(tb testing.TB, err error, id string) {
 	tb.Helper()
 	require.Error(tb, err)
 	var ue *wire.UserError
-	require.True(tb, errors.As(err, &ue), err)
+	require.ErrorAs(tb, err, &ue)
 	require.Equal(tb, wire.Unavailable, ue.Kind)
 	require.Equal(tb, id, ue.ID)
 }

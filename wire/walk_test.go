@@ -301,7 +301,7 @@ func TestWalkShortenedSeries(t *testing.T) {
 	require.NoError(t, r.Walk(msg(series, series), V1, "tenant", func(s *Series, _ []Label) bool {
 		calls++
 		require.Equal(t, 3, s.Samples.Len())
-		require.Equal(t, int(s.Samples.Hi), len(r.Samples))
+		require.Len(t, r.Samples, int(s.Samples.Hi))
 		lo := int(s.Samples.Lo)
 		r.Samples = slices.Delete(r.Samples, lo, lo+2)
 		s.Samples.Hi -= 2

@@ -67,14 +67,16 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{source: app.Source{Getenv: os.LookupEnv}}
 	fs := flag.NewFlagSet("hearth", flag.ContinueOnError)
 	fs.SetOutput(stderr)
-	set := func(s string) error {
-		f.source.Set = append(f.source.Set, s)
-		return nil
+	set := func(prefix string) func(string) error {
+		return func(s string) error {
+			f.source.Set = append(f.source.Set, prefix+s)
+			return nil
+		}
 	}
 	fs.StringVar(&f.source.File, "config", "", "read the configuration from this YAML `file`; without it the defaults hold")
-	fs.Func("target", "parts to run, a comma-separated `list`; short for -set target=...", func(s string) error { return set("target=" + s) })
-	fs.Func("log.level", "debug, info, warn or error, the least severe `level` to log; short for -set log.level=...", func(s string) error { return set("log.level=" + s) })
-	fs.Func("set", "set one value of the configuration, `path=value`; the value is YAML. Repeatable, the last one holds", set)
+	fs.Func("target", "parts to run, a comma-separated `list`; short for -set target=...", set("target="))
+	fs.Func("log.level", "debug, info, warn or error, the least severe `level` to log; short for -set log.level=...", set("log.level="))
+	fs.Func("set", "set one value of the configuration, `path=value`; the value is YAML. Repeatable, the last one holds", set(""))
 	fs.BoolVar(&f.printConfig, "print-config", false, "print the configuration that would be used, secrets masked, and exit")
 	fs.BoolVar(&f.printVersion, "version", false, "print the version and exit")
 	if err := fs.Parse(args); err != nil {
