@@ -66,3 +66,21 @@ func TestOutOfOrderSamplesSurviveACrashWhileCutting(t *testing.T) {
 		require.Equal(t, want, n.read("t"))
 	})
 }
+
+// A series that was cut and came back has two references in the log, of which
+// the first is used again after a restart.
+func TestOutOfOrderSamplesSurviveTwoRestartsAfterACut(t *testing.T) {
+	inBothHeads(t, func(t *testing.T, n *node) {
+		n.start()
+		now := base()
+		n.push("t", series(`late`, at(now-60_000, 1)))
+		_, err := n.flush(context.Background(), n.heads())
+		require.NoError(t, err)
+		n.push("t", series(`late`, at(now, 2)))
+		n.restart()
+		n.push("t", series(`late`, late(now-1000, 40)...))
+		want := n.read("t")
+		n.restart()
+		require.Equal(t, want, n.read("t"))
+	})
+}
