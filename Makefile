@@ -12,7 +12,7 @@ LDFLAGS  := -s -w -X $(about).Version=$(VERSION) -X $(about).Revision=$(REVISION
 TOOLS := $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test e2e bench lint fmt docs check-docs vet race tools clean
+.PHONY: help build run demo test e2e bench bench-cluster lint fmt docs check-docs check-chart vet race tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +39,10 @@ bench: build ## load on Hearth, and what it costs; BENCH_FLAGS go to the load ge
 	go build -o $(TOOLS)/bench ./bench
 	$(TOOLS)/bench $(BENCH_FLAGS)
 
+bench-cluster: build ## what a sample costs in a cluster that holds three copies, beside one process
+	go build -o $(TOOLS)/bench ./bench
+	$(TOOLS)/bench -only write,cluster $(BENCH_FLAGS)
+
 lint: $(TOOLS)/golangci-lint ## style and likely mistakes; each rule has its reason in .golangci.yml
 	$(TOOLS)/golangci-lint run ./...
 
@@ -46,13 +50,16 @@ fmt: $(TOOLS)/golangci-lint ## format the code
 	$(TOOLS)/golangci-lint fmt ./...
 
 vet:
-	go vet ./...
+	go vet -stdmethods=false ./... # chunkenc.Iterator has a Seek of its own
 
 docs: ## write docs/config.md, docs/metrics.md and the list of routes anew
 	go test ./app -run 'Document$$' -count 1 -args -update
 
 check-docs: ## fail if a generated document is not current
 	go test ./app -run 'Document$$' -count 1
+
+check-chart: build ## render the Helm chart with Helm's engine, and hold it against Kubernetes' types and hearth
+	cd tools/helm && HEARTH_BIN=$(CURDIR)/bin/hearth go test -count 1 ./...
 
 tools: $(TOOLS)/prometheus ## the real Prometheus for demo and e2e, in .cache
 

@@ -35,6 +35,7 @@ import (
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
 	"github.com/hearth-metrics/hearth/storegateway"
+	"github.com/hearth-metrics/hearth/transport"
 )
 
 // stopTimeout bounds how long the parts may take to stop once no request
@@ -66,6 +67,8 @@ type App struct {
 	httpLis net.Listener
 	grpcLis net.Listener
 	served  chan error // one value from each server when it returns
+
+	transport *transport.Transport
 }
 
 // The phases of an App's life, in order.
@@ -113,41 +116,73 @@ func newApp(cfg Config, logger *slog.Logger, reg registry) (*App, error) {
 // one place that knows them all, so it is a list, not an abstraction.
 func (a *App) build(reg prometheus.Registerer) error {
 	cfg, logger, limits := a.cfg, a.logger, a.cfg.Limits.Of
+	var err error
+	if a.transport, err = transport.New(cfg.Cluster, cfg.Server.HTTPTLS, logger, reg); err != nil {
+		return err
+	}
+	a.routes = a.newRouter()
+	tenants := a.tenantRouter()
+	a.http = a.newHTTPServer()
+	a.grpc, a.health = newGRPCServer(a.transport)
 
 	b, err := bucket.New(cfg.Bucket, cfg.DataDir, logger, reg)
 	if err != nil {
 		return fmt.Errorf("open the bucket: %w", err)
 	}
-	ing, err := ingester.New(cfg.Ingester, cfg.DataDir, b, limits, logger, reg)
-	if err != nil {
-		return fmt.Errorf("build the ingester: %w", err)
+	a.parts = append(a.parts, part{"bucket", services.NewBasicService(nil, a.lookAt(b), nil)})
+	var ing *ingester.Ingester
+	if cfg.runs(targetIngester) {
+		if ing, err = ingester.New(cfg.Ingester, cfg.DataDir, b, limits, logger, reg); err != nil {
+			return fmt.Errorf("build the ingester: %w", err)
+		}
+		ing.RegisterRoutes(a.routes)
 	}
-	dist, err := distributor.New(cfg.Distributor, ing, limits, logger, reg)
+	peers, err := a.findPeers(ing)
 	if err != nil {
-		return fmt.Errorf("build the distributor: %w", err)
+		return err
 	}
-	gateway, err := storegateway.New(cfg.StoreGateway, cfg.DataDir, b, limits, logger, reg)
-	if err != nil {
-		return fmt.Errorf("build the store gateway: %w", err)
+	if cfg.runs(targetDistributor) {
+		dist, err := distributor.New(cfg.Distributor, peers.writes, peers.haStore, limits, logger, reg)
+		if err != nil {
+			return fmt.Errorf("build the distributor: %w", err)
+		}
+		if peers.distributors != nil {
+			dist.ShareLimits(peers.distributors.Healthy)
+		}
+		a.parts = append(a.parts, part{"distributor", dist})
+		dist.RegisterRoutes(tenants)
+		dist.RegisterOperatorRoutes(a.routes)
 	}
-	cfg.Querier.Version = version.Version
-	quer, err := querier.New(cfg.Querier, ing, gateway, limits, logger, reg)
-	if err != nil {
-		return fmt.Errorf("build the querier: %w", err)
+	if cfg.runs(targetQuerier) {
+		gateway, err := storegateway.New(cfg.StoreGateway, cfg.DataDir, b, limits, logger, reg)
+		if err != nil {
+			return fmt.Errorf("build the store gateway: %w", err)
+		}
+		cfg.Querier.Version = version.Version
+		quer, err := querier.New(cfg.Querier, peers.reads, gateway, limits, logger, reg)
+		if err != nil {
+			return fmt.Errorf("build the querier: %w", err)
+		}
+		a.parts = append(a.parts, part{"storegateway", gateway}, part{"querier", quer})
+		quer.RegisterRoutes(tenants)
 	}
-
-	// Started first is stopped last: what was acknowledged is in the ingester.
-	a.parts = []part{{"ingester", ing}, {"storegateway", gateway}, {"querier", quer}}
-
-	a.routes = a.newRouter()
-	ing.RegisterRoutes(a.routes)
-	tenants := a.tenantRouter()
-	dist.RegisterRoutes(tenants)
-	quer.RegisterRoutes(tenants)
-
-	a.http = a.newHTTPServer()
-	a.grpc, a.health = newGRPCServer()
+	if peers.membership != nil { // last: others send work when it runs
+		a.parts = append(a.parts, part{"membership", peers.membership})
+	}
 	return nil
+}
+
+// lookAt asks the bucket for something at the start, so that one that is away,
+// or wrongly named, is in the log before there is something to ship. Nothing
+// waits for it: writes do not need the bucket.
+func (a *App) lookAt(b bucket.Bucket) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if _, err := b.Stat(ctx, bucket.PoolHome.Join("bucket-index.json.gz")); err != nil && !errors.Is(err, bucket.ErrNotFound) && ctx.Err() == nil {
+			a.logger.Warn("bucket cannot be read; recent data is taken all the same, and goes there when it can", "err", err)
+		}
+		<-ctx.Done()
+		return nil
+	}
 }
 
 // Start listens, then starts the parts one after the other, and returns when
@@ -169,7 +204,7 @@ func (a *App) start(ctx context.Context) error {
 	if a.grpcLis, err = lc.Listen(ctx, "tcp", a.cfg.Server.GRPCListenAddress); err != nil {
 		return fmt.Errorf("server.grpc_listen_address: %w", err)
 	}
-	go func() { a.served <- a.http.Serve(a.httpLis) }()
+	go func() { a.served <- a.serveHTTP() }()
 	go func() { a.served <- a.grpc.Serve(a.grpcLis) }()
 
 	// With room for all parts, so that none waits for somebody to listen.
@@ -296,7 +331,7 @@ func (a *App) unready() string {
 
 // welcome says in a few lines where to write, where to query and what to open.
 func (a *App) welcome(out io.Writer) {
-	base := "http://" + reachable(a.Addr())
+	base := a.scheme() + "://" + reachable(a.Addr())
 	_, err := fmt.Fprintf(out, `Hearth is ready.
   write   %[1]s/api/v1/push      remote_write of Prometheus, Alloy, the OpenTelemetry collector
   query   %[1]s/prometheus       a Prometheus data source in Grafana, promtool

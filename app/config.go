@@ -16,22 +16,28 @@ import (
 	"github.com/hearth-metrics/hearth/distributor"
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
+	"github.com/hearth-metrics/hearth/ring"
 	"github.com/hearth-metrics/hearth/storegateway"
 	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/transport"
 )
 
 // Config is everything that can be set, one section for each package.
 type Config struct {
-	Target       string              `yaml:"target"`   // parts to run, separated by commas; all: everything in one process
-	DataDir      string              `yaml:"data_dir"` // folder for everything that is kept on local disk
-	Log          LogConfig           `yaml:"log"`
-	Server       ServerConfig        `yaml:"server"`
-	Bucket       bucket.Config       `yaml:"bucket"`
-	Distributor  distributor.Config  `yaml:"distributor"`
-	Ingester     ingester.Config     `yaml:"ingester"`
-	StoreGateway storegateway.Config `yaml:"storegateway"`
-	Querier      querier.Config      `yaml:"querier"`
-	Limits       tenant.LimitsConfig `yaml:"limits"`
+	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier; write: the first two; read: the querier; all: everything in one process
+	DataDir      string                `yaml:"data_dir"` // folder for everything that is kept on local disk
+	Log          LogConfig             `yaml:"log"`
+	Server       ServerConfig          `yaml:"server"`
+	Instance     ring.Instance         `yaml:"instance"`
+	Memberlist   ring.MemberlistConfig `yaml:"memberlist"`
+	Ring         ring.Config           `yaml:"ring"`
+	Cluster      transport.Config      `yaml:"cluster"`
+	Bucket       bucket.Config         `yaml:"bucket"`
+	Distributor  distributor.Config    `yaml:"distributor"`
+	Ingester     ingester.Config       `yaml:"ingester"`
+	StoreGateway storegateway.Config   `yaml:"storegateway"`
+	Querier      querier.Config        `yaml:"querier"`
+	Limits       tenant.LimitsConfig   `yaml:"limits"`
 }
 
 // LogConfig is how Hearth logs to standard error.
@@ -41,17 +47,45 @@ type LogConfig struct {
 
 // ServerConfig is where Hearth listens.
 type ServerConfig struct {
-	HTTPListenAddress string         `yaml:"http_listen_address"` // host:port of the HTTP API; port 0 picks a free one
-	GRPCListenAddress string         `yaml:"grpc_listen_address"` // host:port that other Hearth processes call; port 0 picks a free one
-	ShutdownTimeout   model.Duration `yaml:"shutdown_timeout"`    // how long running requests may go on after a stop was asked for
+	HTTPListenAddress string            `yaml:"http_listen_address"` // host:port of the HTTP API; port 0 picks a free one
+	HTTPTLS           transport.HTTPTLS `yaml:"http_tls"`
+	GRPCListenAddress string            `yaml:"grpc_listen_address"` // host:port that other Hearth processes call; port 0 picks a free one
+	ShutdownTimeout   model.Duration    `yaml:"shutdown_timeout"`    // how long running requests may go on after a stop was asked for
 }
 
-// targetAll runs every part in one process.
-const targetAll = "all"
+// The parts that can be targets, and the groups of them.
+const (
+	targetDistributor = "distributor"
+	targetIngester    = "ingester"
+	targetQuerier     = "querier" // with a store gateway of its own
+	targetAll         = "all"
+)
 
-// parts are the components that will be targets of their own. They are known
-// here so that the error says "not yet" and not "unknown".
-var parts = []string{"distributor", "ingester", "querier", "storegateway", "compactor", "ruler", "alertmanager"}
+var targetGroups = map[string][]string{
+	targetAll: {targetDistributor, targetIngester, targetQuerier},
+	"write":   {targetDistributor, targetIngester},
+	"read":    {targetQuerier},
+}
+
+// laterTargets are known here so that the error says "not yet" and not
+// "unknown".
+var laterTargets = []string{"storegateway", "compactor", "ruler", "alertmanager", "backend"}
+
+// runs says whether a part is among the targets.
+func (c *Config) runs(part string) bool {
+	for t := range strings.SplitSeq(c.Target, ",") {
+		t = strings.TrimSpace(t)
+		if t == part || slices.Contains(targetGroups[t], part) {
+			return true
+		}
+	}
+	return false
+}
+
+// members is who this process is among others.
+func (c *Config) members() ring.Members {
+	return ring.Members{Ring: c.Ring, Instance: c.Instance, Memberlist: c.Memberlist}
+}
 
 // DefaultConfig runs everything in one process, on this machine only.
 func DefaultConfig() Config {
@@ -64,6 +98,8 @@ func DefaultConfig() Config {
 			GRPCListenAddress: "127.0.0.1:9095",
 			ShutdownTimeout:   model.Duration(30 * time.Second),
 		},
+		Memberlist:   ring.DefaultMembers().Memberlist,
+		Cluster:      transport.DefaultConfig(),
 		Bucket:       bucket.DefaultConfig(),
 		Distributor:  distributor.DefaultConfig(),
 		Ingester:     ingester.DefaultConfig(),
@@ -76,8 +112,11 @@ func DefaultConfig() Config {
 // Validate reports everything that cannot work, each with its key.
 func (c *Config) Validate() error {
 	return errors.Join(
-		validateTarget(c.Target),
+		c.validateTarget(),
+		c.validateMembers(),
 		c.validateOwn(),
+		section("server.http_tls", c.Server.HTTPTLS.Validate()),
+		section("cluster", c.Cluster.Validate()),
 		section("bucket", c.Bucket.Validate()),
 		section("distributor", c.Distributor.Validate()),
 		section("ingester", c.Ingester.Validate()),
@@ -96,17 +135,28 @@ func section(name string, err error) error {
 	return fmt.Errorf("%s.%w", name, err)
 }
 
-func validateTarget(target string) error {
-	for t := range strings.SplitSeq(target, ",") {
+func (c *Config) validateTarget() error {
+	for t := range strings.SplitSeq(c.Target, ",") {
 		switch t = strings.TrimSpace(t); {
-		case t == targetAll:
-		case slices.Contains(parts, t):
-			return fmt.Errorf("target: %s cannot run on its own yet, the only valid target is %s", t, targetAll)
-		default:
-			return fmt.Errorf("target: %q is unknown, the only valid target is %s", t, targetAll)
+		case slices.Contains(laterTargets, t):
+			return fmt.Errorf("target: %s cannot run on its own yet", t)
+		case targetGroups[t] == nil && !slices.Contains(targetGroups[targetAll], t):
+			return fmt.Errorf("target: %q is unknown, valid are %s, %s, %s, write, read and %s", t, targetDistributor, targetIngester, targetQuerier, targetAll)
 		}
 	}
+	m := c.members()
+	switch _, port, _ := net.SplitHostPort(c.Server.GRPCListenAddress); {
+	case m.Alone() && !(c.runs(targetDistributor) && c.runs(targetIngester) && c.runs(targetQuerier)):
+		return fmt.Errorf("target: %s needs other processes; set memberlist.join so that they find each other", c.Target)
+	case !m.Alone() && port == "0" && !strings.Contains(c.Instance.AdvertiseAddress, ":"):
+		return errors.New("server.grpc_listen_address: a member of a cluster needs a port that others know, or instance.advertise_address with a port")
+	}
 	return nil
+}
+
+func (c *Config) validateMembers() error {
+	m := c.members()
+	return m.Validate()
 }
 
 func (c *Config) validateOwn() error {

@@ -33,6 +33,7 @@ const unknownRoute = "unknown"
 func (a *App) newHTTPServer() *http.Server {
 	return &http.Server{
 		Handler:           a.routes,
+		TLSConfig:         a.transport.HTTP(),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -40,6 +41,21 @@ func (a *App) newHTTPServer() *http.Server {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug), // clients that hang up and the like
 	}
+}
+
+// scheme is what URLs of this process begin with.
+func (a *App) scheme() string {
+	if a.cfg.Server.HTTPTLS.CertFile != "" {
+		return "https"
+	}
+	return "http"
+}
+
+func (a *App) serveHTTP() error {
+	if a.scheme() == "https" {
+		return a.http.ServeTLS(a.httpLis, "", "") // the files are in TLSConfig
+	}
+	return a.http.Serve(a.httpLis)
 }
 
 // newRouter has the operator's routes and observes every request.

@@ -54,7 +54,7 @@ func TestNotReadyBeforeStart(t *testing.T) {
 	a := build(t, testConfig(t))
 	res := serve(t, a, http.MethodGet, "/ready")
 	require.Equal(t, http.StatusServiceUnavailable, res.Code)
-	require.Equal(t, "starting: ingester is New\n", res.Body.String())
+	require.Equal(t, "starting: bucket is New\n", res.Body.String())
 
 	a.tenantRouter().HandleFunc("/of-a-tenant", func(http.ResponseWriter, *http.Request) {})
 	res = serve(t, a, http.MethodGet, "/of-a-tenant", tenant.Header, "acme")

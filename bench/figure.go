@@ -39,6 +39,7 @@ type figure struct {
 // figures in the order they run.
 var figures = []figure{
 	{"write", "CPU, samples/s and RAM per series: 100,000 series of one tenant, 60 samples", runWrite},
+	{"cluster", "the same through a distributor to three ingesters that hold a copy each, all counted", runCluster},
 	{"tenants", "RAM of a small tenant: 500 and 10,000 tenants of 50 series", runTenants},
 	{"disk", "bytes per sample in the bucket: 10,000 series, 2 hours", runDisk},
 	{"restart", "time until ready again after SIGKILL: 1,000,000 series in the log", runRestart},

@@ -13,7 +13,7 @@ func TestMain(m *testing.M) {
 		os.Exit(countInFolder(dir))
 	}
 	code := m.Run()
-	testServer.stop()
+	testServer.Stop()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

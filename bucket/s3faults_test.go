@@ -16,14 +16,17 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hearth-metrics/hearth/bucket/buckettest"
 )
 
 // openFaulty opens a bucket behind a proxy, and the same bucket without it.
-func openFaulty(t *testing.T, idle time.Duration) (faulty, direct Bucket, p *faultyProxy) {
+func openFaulty(t *testing.T, idle time.Duration) (faulty, direct Bucket, p *buckettest.Proxy) {
 	t.Helper()
 	cfg := s3Config(t)
 	direct = openS3(t, cfg, defaultS3Bounds())
-	p, cfg.Endpoint = startFaultyProxy(t, cfg.Endpoint)
+	p = buckettest.StartProxy(t, cfg.Endpoint)
+	cfg.Endpoint = p.Addr
 	// On a busy machine a request may take longer than a short idle time once
 	// and again; hence the many tries.
 	bounds := s3Bounds{tries: 8, backoff: time.Millisecond, idle: idle, part: 5 << 20, slowest: 64 << 10, page: 3}
@@ -120,11 +123,11 @@ func (k Key) stripFolder(object string) Key {
 func TestS3FaultsPass(t *testing.T) {
 	t.Parallel()
 	for name, operation := range faultyOperations {
-		for _, f := range append([]fault{dribble}, passing...) {
+		for _, f := range append(buckettest.Failures(), buckettest.Dribble) {
 			t.Run(name+"/"+string(f), func(t *testing.T) {
 				t.Parallel()
 				n, idle := 2, time.Minute
-				if f == hang || f == hangInBody {
+				if f == buckettest.Hang || f == buckettest.HangInBody {
 					// Long enough for a part on a busy machine.
 					n, idle = 1, time.Second
 					if name == "put in parts" {
@@ -132,7 +135,7 @@ func TestS3FaultsPass(t *testing.T) {
 					}
 				}
 				b, direct, p := openFaulty(t, idle)
-				p.first(n, f, func(*http.Request) bool { return true })
+				p.First(n, f, func(*http.Request) bool { return true })
 				operation(t, b, direct)
 			})
 		}
@@ -166,19 +169,19 @@ func TestS3FaultsStay(t *testing.T) {
 		},
 	}
 	for name, operation := range operations {
-		for _, f := range []fault{refuse, slowDown, resetBefore, hang, badGateway, earlyRefusal} {
+		for _, f := range []buckettest.Fault{buckettest.Refuse, buckettest.SlowDown, buckettest.ResetBefore, buckettest.Hang, buckettest.BadGateway, buckettest.EarlyRefusal} {
 			t.Run(name+"/"+string(f), func(t *testing.T) {
 				t.Parallel()
 				b, direct, p := openFaulty(t, 100*time.Millisecond)
 				put(t, direct, "k", "0123456789")
-				p.plan(func(*http.Request) fault { return f })
+				p.Always(f)
 				err := operation(t.Context(), b)
 				require.Error(t, err)
 				require.NotErrorIs(t, err, ErrNotFound)
 				require.NotErrorIs(t, err, ErrPrecondition)
-				require.ErrorContains(t, err, testBucket)
+				require.ErrorContains(t, err, buckettest.Bucket)
 				require.ErrorContains(t, err, "127.0.0.1:")
-				require.NotContains(t, err.Error(), testSecret)
+				require.NotContains(t, err.Error(), buckettest.SecretAccessKey)
 			})
 		}
 	}
@@ -189,8 +192,8 @@ func TestS3HangEndsWithContext(t *testing.T) {
 	t.Parallel()
 	b, direct, p := openFaulty(t, time.Hour)
 	put(t, direct, "k", strings.Repeat("x", 100_000))
-	for _, f := range []fault{hang, hangInBody} {
-		p.plan(func(*http.Request) fault { return f })
+	for _, f := range []buckettest.Fault{buckettest.Hang, buckettest.HangInBody} {
+		p.Always(f)
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		_, _, err := ReadAll(ctx, b, "k")
 		cancel()
@@ -201,12 +204,12 @@ func TestS3HangEndsWithContext(t *testing.T) {
 // TestS3LyingAnswers has answers that look whole and are not.
 func TestS3LyingAnswers(t *testing.T) {
 	t.Parallel()
-	for _, f := range []fault{shortLength, ignoreRange} {
+	for _, f := range []buckettest.Fault{buckettest.ShortLength, buckettest.IgnoreRange} {
 		t.Run(string(f), func(t *testing.T) {
 			t.Parallel()
 			b, direct, p := openFaulty(t, time.Minute)
 			put(t, direct, "k", "0123456789")
-			p.plan(func(*http.Request) fault { return f })
+			p.Always(f)
 			_, err := readRange(t.Context(), b, "k", 2, 6)
 			require.Error(t, err)
 		})
@@ -219,7 +222,7 @@ func TestS3ReplacedWhileRead(t *testing.T) {
 	t.Parallel()
 	b, direct, p := openFaulty(t, time.Minute)
 	put(t, direct, "k", strings.Repeat("1", 100_000))
-	p.first(1, truncate, func(r *http.Request) bool { return r.Method == http.MethodGet })
+	p.First(1, buckettest.Truncate, func(r *http.Request) bool { return r.Method == http.MethodGet })
 	rc, _, err := b.Get(t.Context(), "k")
 	require.NoError(t, err)
 	defer rc.Close()
@@ -234,19 +237,19 @@ func TestS3ReplacedWhileRead(t *testing.T) {
 func TestS3Storm(t *testing.T) {
 	t.Parallel()
 	b, direct, p := openFaulty(t, 300*time.Millisecond)
-	rng := rand.New(rand.NewPCG(1, 2))
-	p.plan(func(*http.Request) fault { // called under the proxy's lock
+	rng, failures := rand.New(rand.NewPCG(1, 2)), buckettest.Failures()
+	p.Plan(func(*http.Request) buckettest.Fault {
 		if rng.IntN(3) > 0 {
-			return pass
+			return buckettest.Pass
 		}
-		return passing[rng.IntN(len(passing))]
+		return failures[rng.IntN(len(failures))]
 	})
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() { storm(t, b, direct, Key(fmt.Sprintf("w%d", w)), 40) })
 	}
 	wg.Wait()
-	p.plan(func(*http.Request) fault { return pass })
+	p.Always(buckettest.Pass)
 	retries := testutil.CollectAndCount(b.(*observed).m.retries)
 	require.Positive(t, retries)
 }
@@ -302,9 +305,9 @@ func TestS3Listings(t *testing.T) {
 		}
 	}
 	n := 0
-	p.plan(func(*http.Request) fault {
+	p.Plan(func(*http.Request) buckettest.Fault {
 		n++
-		return []fault{pass, truncate, pass, refuse, pass}[n%5]
+		return []buckettest.Fault{buckettest.Pass, buckettest.Truncate, buckettest.Pass, buckettest.Refuse, buckettest.Pass}[n%5]
 	})
 	for prefix := range prefixes {
 		for _, recursive := range []bool{true, false} {

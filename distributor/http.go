@@ -30,7 +30,8 @@ const (
 )
 
 // pushHandler answers a remote-write request: 200 (1.0) or 204 (2.0) when all
-// is stored, 400 when part of it was refused and the rest is stored.
+// is stored, 202 when nothing is because another replica is elected, 400 when
+// part of it was refused and the rest is stored.
 func (d *Distributor) pushHandler(w http.ResponseWriter, r *http.Request) {
 	id, err := tenant.FromContext(r.Context())
 	if err != nil {
@@ -55,9 +56,11 @@ func (d *Distributor) pushHandler(w http.ResponseWriter, r *http.Request) {
 		wire.WriteHTTPError(w, err)
 		return
 	}
-	switch report := reportRefusals(&pushed); {
+	switch report := reportRefusals(&pushed.Pushed); {
 	case report != "":
 		http.Error(w, report, pushed.Refused.First.Kind.HTTPStatus())
+	case pushed.deduplicated > 0 && pushed.Samples+pushed.Histograms+pushed.Exemplars == 0:
+		w.WriteHeader(http.StatusAccepted)
 	case version == wire.V2:
 		w.WriteHeader(http.StatusNoContent)
 	default:

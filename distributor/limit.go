@@ -45,18 +45,18 @@ type tenantRate struct {
 // is full by then, as it would be if made anew.
 const rateIdle = 10 * time.Minute
 
-func (r *rates) of(id tenant.ID, l *tenant.Limits, now time.Time) *rate.Limiter {
+func (r *rates) of(id tenant.ID, perSecond float64, burst int, now time.Time) *rate.Limiter {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := r.byTenant[id]
 	if t == nil {
 		r.sweep(now)
-		t = &tenantRate{limiter: rate.NewLimiter(rate.Limit(l.IngestionRate), l.IngestionBurst)}
+		t = &tenantRate{limiter: rate.NewLimiter(rate.Limit(perSecond), burst)}
 		r.byTenant[id] = t
 	}
-	if t.limiter.Limit() != rate.Limit(l.IngestionRate) || t.limiter.Burst() != l.IngestionBurst {
-		t.limiter.SetLimitAt(now, rate.Limit(l.IngestionRate))
-		t.limiter.SetBurstAt(now, l.IngestionBurst)
+	if t.limiter.Limit() != rate.Limit(perSecond) || t.limiter.Burst() != burst {
+		t.limiter.SetLimitAt(now, rate.Limit(perSecond))
+		t.limiter.SetBurstAt(now, burst)
 	}
 	t.used = now
 	return t.limiter
@@ -89,12 +89,14 @@ func (d *Distributor) checkRate(id tenant.ID, l *tenant.Limits, n int) error {
 		return wire.Errorf(wire.TooLarge, "err-ingestion-burst", "the request has %d samples, the limit is %d (limit ingestion_burst_size); send smaller requests", n, l.IngestionBurst)
 	}
 	now := d.now()
-	lim := d.rates.of(id, l, now)
+	// Requests are spread evenly over the distributors, so each has its share.
+	perSecond := l.IngestionRate / float64(d.distributors())
+	lim := d.rates.of(id, perSecond, l.IngestionBurst, now)
 	if lim.AllowN(now, n) {
 		return nil
 	}
 	missing := float64(n) - lim.TokensAt(now)
-	wait := time.Duration(math.Ceil(missing/l.IngestionRate)) * time.Second
+	wait := time.Duration(math.Ceil(missing/perSecond)) * time.Second
 	return &wire.UserError{
 		Kind: wire.Limited, ID: "err-ingestion-rate",
 		Msg:        wire.Errorf(wire.Limited, "", "ingestion rate limit of %g samples/s reached (limit ingestion_rate) by a request of %d samples; send less, or ask for a higher limit", l.IngestionRate, n).Msg,

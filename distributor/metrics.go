@@ -13,6 +13,7 @@ type metrics struct {
 	requests   *prometheus.CounterVec
 	bytesIn    prometheus.Counter
 	perVersion map[wire.Version]prometheus.Counter
+	ha         *haMetrics
 }
 
 func newMetrics(reg prometheus.Registerer, in *inflight) *metrics {
@@ -43,7 +44,56 @@ func newMetrics(reg prometheus.Registerer, in *inflight) *metrics {
 		wire.V1: m.requests.WithLabelValues("remote_write_1"),
 		wire.V2: m.requests.WithLabelValues("remote_write_2"),
 	}
+	m.ha = newHAMetrics(f)
 	return m
+}
+
+// haMetrics are of pairs of Prometheus.
+type haMetrics struct {
+	deduplicated, stored, unheld, failures prometheus.Counter
+	elections                              struct{ first, failover, heard prometheus.Counter }
+}
+
+func newHAMetrics(f promauto.Factory) *haMetrics {
+	elections := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "hearth_distributor_ha_elections_total",
+		Help: "Elections of a replica of a pair of Prometheus. Cause: first (the pair is new), failover (the elected one was silent), heard (another distributor elected another).",
+	}, []string{"cause"})
+	m := &haMetrics{
+		deduplicated: f.NewCounter(prometheus.CounterOpts{
+			Name: "hearth_distributor_ha_deduplicated_samples_total",
+			Help: "Samples of replicas that were not elected: answered as accepted and not stored.",
+		}),
+		stored: f.NewCounter(prometheus.CounterOpts{
+			Name: "hearth_distributor_ha_held_samples_stored_total",
+			Help: "Deduplicated samples that were stored after all, because their replica took over and they fill the hole before that.",
+		}),
+		unheld: f.NewCounter(prometheus.CounterOpts{
+			Name: "hearth_distributor_ha_unheld_requests_total",
+			Help: "Requests of replicas that were not elected for which there was no room to hold them (distributor.ha.max_held_bytes). A failover leaves a hole where they are missing.",
+		}),
+		failures: f.NewCounter(prometheus.CounterOpts{
+			Name: "hearth_distributor_ha_store_failures_total",
+			Help: "Attempts to tell other distributors of pairs that failed. They are repeated.",
+		}),
+	}
+	m.elections.first = elections.WithLabelValues("first")
+	m.elections.failover = elections.WithLabelValues("failover")
+	m.elections.heard = elections.WithLabelValues("heard")
+	return m
+}
+
+// observe adds what is read from the tracker.
+func (m *metrics) observe(reg prometheus.Registerer, t *haTracker) {
+	f := promauto.With(reg)
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hearth_distributor_ha_pairs",
+		Help: "Pairs of Prometheus that are known, of all tenants.",
+	}, func() float64 { return float64(t.live()) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hearth_distributor_ha_held_bytes",
+		Help: "Memory of requests of replicas that are not elected, held until it is known whether they are needed.",
+	}, func() float64 { return float64(t.heldBytes()) })
 }
 
 // count tallies a decoded request and what validation took out of it.

@@ -39,9 +39,15 @@ func (b *buffers) release() {
 	pool.Put(b)
 }
 
+// outcome is what became of a request.
+type outcome struct {
+	wire.Pushed
+	deduplicated int // samples of replicas that are not elected
+}
+
 // push takes one remote-write request from the connection to the ingester and
 // says what became of it. An error means that nothing may have been stored.
-func (d *Distributor) push(ctx context.Context, id tenant.ID, v wire.Version, body io.Reader, length int64) (wire.Pushed, error) {
+func (d *Distributor) push(ctx context.Context, id tenant.ID, v wire.Version, body io.Reader, length int64) (outcome, error) {
 	b := pool.Get().(*buffers)
 	defer b.release()
 
@@ -49,52 +55,84 @@ func (d *Distributor) push(ctx context.Context, id tenant.ID, v wire.Version, bo
 		length = int64(d.cfg.MaxRequestBytes)
 	}
 	if err := d.inflight.take(length); err != nil {
-		return wire.Pushed{}, err
+		return outcome{}, err
 	}
 	defer d.inflight.put(length)
 	if err := b.read(body, d.cfg.MaxRequestBytes); err != nil {
-		return wire.Pushed{}, err
+		return outcome{}, err
 	}
-	size, err := d.decodedSize(b.compressed)
+	size, err := d.decompress(b)
 	if err != nil {
-		return wire.Pushed{}, err
+		return outcome{}, err
 	}
-	// The body, and about as much again for what is decoded from it.
-	if err := d.inflight.take(2 * int64(size)); err != nil {
-		return wire.Pushed{}, err
-	}
-	defer d.inflight.put(2 * int64(size))
-	if b.body, err = s2.Decode(b.body[:cap(b.body)], b.compressed); err != nil {
-		return wire.Pushed{}, wire.Errorf(wire.Invalid, "err-decompress", "the body is not valid snappy: %s", err)
-	}
-	d.metrics.bytesIn.Add(float64(size))
+	defer d.inflight.put(size)
+	d.metrics.bytesIn.Add(float64(len(b.body)))
 	d.metrics.perVersion[v].Inc()
 	return d.store(ctx, id, v, b)
 }
 
+// decompress fills b.body. It returns what to put back to inflight afterwards.
+func (d *Distributor) decompress(b *buffers) (taken int64, err error) {
+	size, err := d.decodedSize(b.compressed)
+	if err != nil {
+		return 0, err
+	}
+	// The body, and about as much again for what is decoded from it.
+	taken = 2 * int64(size)
+	if err := d.inflight.take(taken); err != nil {
+		return 0, err
+	}
+	if b.body, err = s2.Decode(b.body[:cap(b.body)], b.compressed); err != nil {
+		d.inflight.put(taken)
+		return 0, wire.Errorf(wire.Invalid, "err-decompress", "the body is not valid snappy: %s", err)
+	}
+	return taken, nil
+}
+
 // store decodes, validates and limits the request in b, and hands on the rest.
-func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b *buffers) (wire.Pushed, error) {
+func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b *buffers) (outcome, error) {
 	limits := d.limits(id)
 	check := newValidator(limits, &b.request, d.now())
+	if limits.HADedupe {
+		check.ha = newHACheck(d.ha, id, limits, &b.request)
+	}
+	if err := d.walk(id, v, b, check); err != nil {
+		return outcome{}, err
+	}
+	if err := d.checkRate(id, limits, len(b.request.Samples)+len(b.request.Histograms)); err != nil {
+		return outcome{}, err
+	}
+	out := outcome{}
+	if len(b.request.Series)+len(b.request.Metadata) > 0 {
+		var err error
+		if out.Pushed, err = d.ingester.Push(ctx, id, &b.request); err != nil {
+			return outcome{}, err
+		}
+	}
+	if check.ha != nil && check.ha.dropped > 0 {
+		// Only now: what failed is sent again.
+		d.ha.hold(id, v, b.compressed, check.ha.groups)
+		d.metrics.ha.deduplicated.Add(float64(check.ha.dropped))
+		out.deduplicated = check.ha.dropped
+	}
+	// What validation refused came first.
+	check.refused.Merge(&out.Refused)
+	out.Refused = check.refused
+	return out, nil
+}
+
+// walk decodes the request in b, and takes out what check does not let pass.
+func (d *Distributor) walk(id tenant.ID, v wire.Version, b *buffers, check *validator) error {
 	if err := b.request.Walk(b.body, v, string(id), check.series); err != nil {
-		return wire.Pushed{}, err
+		return err
+	}
+	b.request.Compressed = b.compressed
+	if check.ha != nil {
+		check.ha.finish()
 	}
 	check.metadata()
 	d.metrics.count(&b.request, &check.refused)
-	if err := d.checkRate(id, limits, len(b.request.Samples)+len(b.request.Histograms)); err != nil {
-		return wire.Pushed{}, err
-	}
-	pushed := wire.Pushed{}
-	if len(b.request.Series)+len(b.request.Metadata) > 0 {
-		var err error
-		if pushed, err = d.ingester.Push(ctx, id, &b.request); err != nil {
-			return wire.Pushed{}, err
-		}
-	}
-	// What validation refused came first.
-	check.refused.Merge(&pushed.Refused)
-	pushed.Refused = check.refused
-	return pushed, nil
+	return nil
 }
 
 // read fills b.compressed with a body of at most limit bytes.

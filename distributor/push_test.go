@@ -29,16 +29,18 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // recorder keeps what reaches it as text, for a request's memory is on loan.
 type recorder struct {
-	got    []string
-	hist   []wire.Histogram
-	answer wire.Refusals
-	err    error
+	got     []string
+	without []string // Request.Without, by request
+	hist    []wire.Histogram
+	answer  wire.Refusals
+	err     error
 }
 
 func (r *recorder) Push(_ context.Context, id tenant.ID, req *wire.Request) (wire.Pushed, error) {
 	if r.err != nil {
 		return wire.Pushed{}, r.err
 	}
+	r.without = append(r.without, req.Without())
 	var ls []wire.Label
 	for i := range req.Series {
 		ls = req.Labels(i, ls[:0])
@@ -53,6 +55,7 @@ type door struct {
 	cfg    Config
 	limits tenant.LimitsConfig
 	ing    recorder
+	store  HAStore
 	now    time.Time
 	*Distributor
 	server http.Handler
@@ -64,9 +67,10 @@ func newDoor(t *testing.T, change ...func(*door)) *door {
 		c(d)
 	}
 	var err error
-	d.Distributor, err = New(d.cfg, &d.ing, d.limits.Of, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	d.Distributor, err = New(d.cfg, &d.ing, d.store, d.limits.Of, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	require.NoError(t, err)
 	d.Distributor.now = func() time.Time { return d.now }
+	d.ha.now = d.Distributor.now
 	r := mux.NewRouter()
 	d.RegisterRoutes(r)
 	d.server = tenant.Middleware(r)
@@ -355,7 +359,7 @@ func TestIdleRateLimitersAreDropped(t *testing.T) {
 	l := tenant.DefaultLimits()
 	now := time.Now()
 	for i := range 5000 {
-		r.of(tenant.ID(strings.Repeat("x", 1+i%100)+string(rune('a'+i/100))), &l, now.Add(time.Duration(i)*time.Second))
+		r.of(tenant.ID(strings.Repeat("x", 1+i%100)+string(rune('a'+i/100))), l.IngestionRate, l.IngestionBurst, now.Add(time.Duration(i)*time.Second))
 	}
 	require.Less(t, len(r.byTenant), 2500)
 }

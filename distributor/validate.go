@@ -1,7 +1,6 @@
 package distributor
 
 import (
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -19,6 +18,7 @@ type validator struct {
 	minT    int64 // ms; samples may be from minT to maxT
 	maxT    int64
 	refused wire.Refusals
+	ha      *haCheck // nil: the tenant's requests are not deduplicated
 }
 
 func newValidator(l *tenant.Limits, r *wire.Request, now time.Time) *validator {
@@ -36,9 +36,18 @@ func newValidator(l *tenant.Limits, r *wire.Request, now time.Time) *validator {
 // series is the check that wire.Request.Walk calls: a series with bad labels
 // goes as a whole, otherwise its bad samples do.
 func (v *validator) series(s *wire.Series, ls []wire.Label) bool {
+	// A series without samples counts as one where it is refused.
+	n := max(1, s.Samples.Len()+s.Histograms.Len()+s.Exemplars.Len())
+	if v.ha != nil {
+		var verdict haVerdict
+		if ls, verdict = v.ha.series(s, ls); verdict != haStored {
+			if verdict == haTooMany {
+				v.refused.Add("err-too-many-ha-clusters", n, func() *wire.UserError { return v.ha.refusal(ls) })
+			}
+			return false
+		}
+	}
 	if id := v.checkLabels(s, ls); id != "" {
-		// A series without samples counts as one.
-		n := max(1, s.Samples.Len()+s.Histograms.Len()+s.Exemplars.Len())
 		v.refused.Add(id, n, func() *wire.UserError { return v.describeLabels(id, ls) })
 		return false
 	}
@@ -173,7 +182,11 @@ func (v *validator) soundHistogram(x *wire.Histogram, ls []wire.Label) bool {
 		return false
 	}
 	limit := v.limits.MaxHistogramBuckets
-	if limit <= 0 || buckets <= limit || reduce(x, limit) {
+	if limit <= 0 || buckets <= limit {
+		return true
+	}
+	if reduce(x, limit) {
+		v.r.Altered = true
 		return true
 	}
 	v.refused.Add("err-max-native-histogram-buckets", 1, func() *wire.UserError {
@@ -224,12 +237,12 @@ func (v *validator) soundExemplar(x *wire.Exemplar, ls []wire.Label) bool {
 	size, valid := 0, true
 	for _, l := range v.r.ExemplarLabels[x.Labels.Lo:x.Labels.Hi] {
 		size += utf8.RuneCountInString(l.Name) + utf8.RuneCountInString(l.Value)
-		valid = valid && utf8.ValidString(l.Name) && utf8.ValidString(l.Value)
+		valid = valid && l.Name != "" && l.Name[0] != 0 && utf8.ValidString(l.Name) && utf8.ValidString(l.Value)
 	}
 	limit := v.limits.MaxExemplarLabelsLength
 	switch {
 	case !valid:
-		v.refuseExemplar("err-exemplar-label-invalid", "has a label that is not UTF-8", ls)
+		v.refuseExemplar("err-exemplar-label-invalid", "has a label name that is empty or begins with a zero byte, or a name or value that is not UTF-8", ls)
 	case limit > 0 && size > limit:
 		v.refuseExemplar("err-exemplar-labels-too-long", "has labels that are too long together (limit max_exemplar_labels_length)", ls)
 	case !x.HasTS:
@@ -246,33 +259,13 @@ func (v *validator) refuseExemplar(id, what string, ls []wire.Label) {
 	})
 }
 
-// maxMetadataText is how much of a help text or unit is kept, in bytes.
-const maxMetadataText = 1024
-
 // metadata takes out metadata without a metric's name and shortens long texts.
 func (v *validator) metadata() {
-	kept := v.r.Metadata[:0]
-	for _, m := range v.r.Metadata {
-		if m.Family == "" || m.Family[0] == 0 || len(m.Family) > maxMetadataText || !utf8.ValidString(m.Family) {
-			v.refused.Add("err-metadata-invalid", 1, func() *wire.UserError {
-				return wire.Errorf(wire.Invalid, "err-metadata-invalid", "metadata needs the name of a metric, valid UTF-8 of at most %d bytes", maxMetadataText)
-			})
-			continue
-		}
-		m.Help, m.Unit = shorten(m.Help), shorten(m.Unit)
-		kept = append(kept, m)
-	}
-	v.r.Metadata = kept
-}
-
-func shorten(s string) string {
-	if len(s) > maxMetadataText {
-		s = s[:maxMetadataText]
-	}
-	if utf8.ValidString(s) {
-		return s
-	}
-	return strings.ToValidUTF8(s, "")
+	v.r.CleanMetadata(func() {
+		v.refused.Add("err-metadata-invalid", 1, func() *wire.UserError {
+			return wire.Errorf(wire.Invalid, "err-metadata-invalid", "metadata needs the name of a metric, valid UTF-8 of at most %d bytes", wire.MaxMetadataText)
+		})
+	})
 }
 
 func timeString(t int64) string { return time.UnixMilli(t).UTC().Format(time.RFC3339Nano) }

@@ -24,11 +24,16 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/hearth-metrics/hearth/bucket/buckettest"
 )
+
+// s3 is a real S3 server for the tests that want one.
+var s3 buckettest.Server
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	s3.stop()
+	s3.Stop()
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}

@@ -1,6 +1,7 @@
 package ingester
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"time"
@@ -54,6 +55,10 @@ func (i *Ingester) flushHandler(w http.ResponseWriter, r *http.Request) {
 	}
 	_ = json.NewEncoder(w).Encode(answer)
 }
+
+// Flush cuts and ships everything, and returns the blocks that went to the
+// bucket.
+func (i *Ingester) Flush(ctx context.Context) ([]string, error) { return i.flush(ctx, i.heads()) }
 
 // headsOf lists the heads that may hold data of a tenant.
 func (i *Ingester) headsOf(id tenant.ID) []*head {

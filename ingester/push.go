@@ -47,6 +47,7 @@ func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.
 		return wire.Pushed{}, i.storageError(id, err)
 	}
 	i.count(&a.pushed)
+	a.pushed.Series = int(m.series.Load())
 	return a.pushed, nil
 }
 

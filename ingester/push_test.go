@@ -168,7 +168,7 @@ func TestHistogramsExemplarsMetadata(t *testing.T) {
 		withEx := series(`c_total`, at(b, 1))
 		withEx.Exemplars = append(withEx.Exemplars, x)
 		p := n.push("a", withHist(`h`, h), withHist(`fh`, fh), withHist(`ch`, ch), withEx)
-		require.Equal(t, wire.Pushed{Samples: 1, Histograms: 3, Exemplars: 1}, p)
+		require.Equal(t, wire.Pushed{Samples: 1, Histograms: 3, Exemplars: 1, Series: 4}, p)
 		alone := series(`c_total`)
 		alone.Exemplars = []prompb.Exemplar{{Labels: []prompb.Label{{Name: "trace_id", Value: "def"}}, Value: 8, Timestamp: b + 1}}
 		require.Equal(t, 1, n.push("a", alone).Exemplars, "exemplars may come apart from samples")

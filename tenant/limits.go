@@ -22,10 +22,17 @@ type Limits struct {
 	IngestionRate           float64        `yaml:"ingestion_rate"`               // samples per second
 	IngestionBurst          int            `yaml:"ingestion_burst_size"`         // samples
 
+	// Pairs of Prometheus that scrape the same. Deduplicated by the distributor.
+	HADedupe       bool   `yaml:"ha_dedupe"`        // of replicas that differ in ha_replica_label only, store what one sends
+	HAClusterLabel string `yaml:"ha_cluster_label"` // external label that both replicas of a pair have, with one value
+	HAReplicaLabel string `yaml:"ha_replica_label"` // external label that tells the replicas apart; not stored
+	MaxHAClusters  int    `yaml:"max_ha_clusters"`  // values of ha_cluster_label
+
 	// What a tenant may keep. Checked by the ingester.
 	MaxSeries        int            `yaml:"max_series"`          // active series
 	OutOfOrderWindow model.Duration `yaml:"out_of_order_window"` // how far behind the tenant's newest sample a sample may be
 	MaxMetadata      int            `yaml:"max_metadata"`        // metrics with metadata
+	ShardSize        int            `yaml:"shard_size"`          // ingesters that the tenant's series are spread over, in a cluster; 0: as many as they need
 	OwnHead          bool           `yaml:"own_head"`            // a head of its own from the first sample on
 
 	// What a query may ask. Checked by the querier.
@@ -50,6 +57,10 @@ func DefaultLimits() Limits {
 		CreationGracePeriod:     model.Duration(10 * time.Minute),
 		IngestionRate:           1_000_000,
 		IngestionBurst:          4_000_000,
+
+		HAClusterLabel: "cluster",
+		HAReplicaLabel: "__replica__",
+		MaxHAClusters:  100,
 
 		MaxSeries:        1_500_000,
 		OutOfOrderWindow: model.Duration(12 * time.Hour),

@@ -95,6 +95,20 @@ func BenchmarkWalk(b *testing.B) {
 			perSeries(b, from)
 		})
 	}
+	for v, body := range map[Version][]byte{V1: benchV1(b), V2: benchV2(b)} {
+		b.Run(fmt.Sprintf("v%d/without", v), func(b *testing.B) {
+			var r Request
+			leaveOut := func(s *Series, _ []Label) bool { r.LeaveOut(s, "cluster"); return true }
+			b.ReportAllocs()
+			from := cpuTime(b)
+			for b.Loop() {
+				if err := r.Walk(body, v, "tenant", leaveOut); err != nil {
+					b.Fatal(err)
+				}
+			}
+			perSeries(b, from)
+		})
+	}
 	b.Run("v1/generated", func(b *testing.B) {
 		body := benchV1(b)
 		var req prompb.WriteRequest

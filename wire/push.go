@@ -14,6 +14,8 @@ type Pushed struct {
 	Histograms int // native histograms
 	Exemplars  int
 	Refused    Refusals
+
+	Series int // active series that the tenant has where the request was stored
 }
 
 // Refusals counts what a request had to leave out, by the id of the reason,

@@ -70,7 +70,8 @@ type Series struct {
 	// when check is called, and costs far less here than label by label.
 	ValidUTF8 bool
 
-	lo, hi uint32 // its message in the body
+	without bool   // Request.without is left out of its labels
+	lo, hi  uint32 // its message in the body
 }
 
 // In remote write 2.0 a few bytes can refer to one long string many times.
@@ -110,7 +111,17 @@ type Request struct {
 	ExemplarLabels []Label
 	Metadata       []Metadata
 
+	// Altered says that what is kept of a series differs from its bytes. Walk
+	// sets it where check has shortened something; who changes more sets it too.
+	Altered bool
+
+	// Compressed is the body as it came, in snappy, if whoever decompressed it
+	// still has it.
+	Compressed []byte
+
 	body    []byte
+	leftOut int      // series that check refused
+	without string   // the label of LeaveOut
 	symbols []string // of 2.0
 	tenant  tenantHash
 	check   func(s *Series, labels []Label) bool
@@ -137,7 +148,7 @@ type Request struct {
 // While check runs, s and what belongs to it are the last in their slices.
 // check may shorten them: compact r.Samples[s.Samples.Lo:] in place, reslice
 // r.Samples, and set s.Samples.Hi; the same for histograms and exemplars. It
-// keeps and changes neither s nor labels otherwise.
+// keeps and changes neither s nor labels otherwise, but may call LeaveOut.
 //
 // An error means that the body is not the message that it should be (Invalid,
 // err-malformed-request); what the Request then holds is of no use. check may
@@ -180,6 +191,7 @@ func (r *Request) finish(s *Series) (kept bool, err error) {
 	s.Samples.Hi, s.Exemplars.Hi = uint32(len(r.Samples)), uint32(len(r.Exemplars))
 	histograms := len(r.Histograms)
 	s.Histograms.Hi = uint32(histograms)
+	came := [3]uint32{s.Samples.Hi, s.Histograms.Hi, s.Exemplars.Hi}
 
 	ls := &r.labels
 	if err := r.countLabels(ls.bytes); err != nil {
@@ -199,13 +211,18 @@ func (r *Request) finish(s *Series) (kept bool, err error) {
 	if n := len(r.Histograms); n < histograms {
 		clear(r.Histograms[n:histograms])
 	}
+	r.Altered = r.Altered || kept && came != [3]uint32{s.Samples.Hi, s.Histograms.Hi, s.Exemplars.Hi}
 	switch {
 	case !kept:
+		r.leftOut++
 		return false, nil
 	case tooLong:
 		return false, malformed("timeseries.labels", int(s.lo), "the labels have more than %d bytes in all", MaxLabelBytes)
-	case ls.plain:
+	case ls.plain && ls.cutHi == 0:
 		s.Key, s.Hash = r.tenant.sum(r.body[ls.lo:ls.hi])
+	case ls.plain:
+		r.canonical = append(append(r.canonical[:0], r.body[ls.lo:ls.cutLo]...), r.body[ls.cutHi:ls.hi]...)
+		s.Key, s.Hash = r.tenant.sum(r.canonical)
 	default:
 		r.canonical = appendCanonical(r.canonical[:0], ls.list, ls.bytes)
 		s.Key, s.Hash = r.tenant.sum(r.canonical)
@@ -260,6 +277,10 @@ func (r *Request) Labels(i int, buf []Label) []Label {
 	if !ls.sorted {
 		sortLabels(ls.list)
 	}
+	if s.without {
+		lo, hi := find(ls.list, r.without)
+		return slices.Delete(ls.list, lo, hi)
+	}
 	return ls.list
 }
 
@@ -267,6 +288,7 @@ func (r *Request) Labels(i int, buf []Label) []Label {
 // this one was so large that it would not be needed again soon.
 func (r *Request) Reset() {
 	r.Version, r.body, r.check, r.labelBytes = 0, nil, nil, 0
+	r.Altered, r.leftOut, r.without, r.Compressed = false, 0, "", nil
 	r.Series = recycle(r.Series)
 	r.Samples = recycle(r.Samples)
 	clear(r.Histograms)
@@ -309,11 +331,15 @@ type labelSet struct {
 	// canonical form (hash.go). It can only be so in 1.0.
 	plain  bool
 	lo, hi int
+
+	// If plain, body[cutLo:cutHi] is what LeaveOut has left out of it. cutHi is
+	// 0 if that is nothing.
+	cutLo, cutHi int
 }
 
 func (ls *labelSet) reset() {
 	ls.list, ls.sorted, ls.bytes = ls.list[:0], true, 0
-	ls.plain, ls.lo, ls.hi = true, 0, 0
+	ls.plain, ls.lo, ls.hi, ls.cutHi = true, 0, 0, 0
 }
 
 // framed notes that the label just read is body[lo:hi], in canonical form or not.

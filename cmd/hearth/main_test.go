@@ -49,7 +49,7 @@ func TestFlags(t *testing.T) {
 		"unknown flag":   {[]string{"-server.port=1"}, 2, "", "flag provided but not defined: -server.port"},
 		"argument":       {[]string{"serve"}, 2, "", `unexpected argument "serve"`},
 		"unknown key":    {[]string{"-set", "data_dri=x"}, 2, "", `the nearest valid key is "data_dir"`},
-		"target":         {[]string{"-target", "ingester"}, 2, "", "the only valid target is all"},
+		"target":         {[]string{"-target", "ingester"}, 2, "", "set memberlist.join"},
 		"no file":        {[]string{"-config", file + ".not"}, 2, "", "no such file"},
 		"taken address":  {[]string{"-set", "data_dir=" + t.TempDir(), "-set", "server.http_listen_address=256.0.0.1:1"}, 1, "", "server.http_listen_address"},
 	} {

@@ -1,0 +1,217 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/grafana/dskit/kv/codec"
+	"github.com/grafana/dskit/kv/memberlist"
+	"github.com/grafana/dskit/services"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/hearth-metrics/hearth/distributor"
+	"github.com/hearth-metrics/hearth/ingester"
+	"github.com/hearth-metrics/hearth/querier"
+	"github.com/hearth-metrics/hearth/ring"
+	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/wire"
+)
+
+const ingesterRole = "ingester"
+
+// peers is what the parts of this process ask of ingesters, here or elsewhere.
+type peers struct {
+	writes     distributor.Ingester
+	reads      querier.Recent
+	membership *ring.Membership // of the ingester in this process
+
+	haStore      distributor.HAStore // nil: no other distributor
+	distributors *ring.Ring          // nil: no other distributor
+}
+
+// findPeers hands out the ingester of this process, or, where there are others,
+// the ring of all. What it adds to a.parts starts before, and stops after, those
+// that use it: started first is stopped last, and what was acknowledged is in
+// the ingester.
+func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
+	m := a.cfg.members()
+	if m.Alone() {
+		a.parts = append(a.parts, part{"ingester", ing})
+		return &peers{writes: ing, reads: ing}, nil
+	}
+	c, err := ring.New(m, a.cfg.DataDir, a.cfg.Server.GRPCListenAddress, []codec.Codec{distributor.HACodec{}}, a.logger, a.reg)
+	if err != nil {
+		return nil, err
+	}
+	err = c.Seal(func(cfg *memberlist.KVConfig) error {
+		door, err := a.transport.SealGossip(cfg)
+		if err == nil {
+			a.parts = append(a.parts, part{"gossip-door", door})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shards, err := c.Shards(func(id tenant.ID) int { return a.cfg.Limits.Of(id).ShardSize })
+	if err != nil {
+		return nil, err
+	}
+	r, err := c.Ring(ingesterRole, shards)
+	if err != nil {
+		return nil, err
+	}
+	a.routes.Handle("/memberlist", c).Methods(http.MethodGet)
+	a.routes.Handle("/ring", r).Methods(http.MethodGet, http.MethodPost)
+	a.routes.Handle("/ingester/ring", r).Methods(http.MethodGet, http.MethodPost)
+
+	w := &way{id: c.InstanceID(), dial: a.transport.Dial, conns: map[string]*conn{}}
+	a.parts = append(a.parts, part{"gossip", c}, part{"ring", r}, part{"shards", shards}, part{"connections", services.NewIdleService(nil, w.close)})
+	p := &peers{}
+	if ing == nil {
+		p.writes = distributor.NewReplicas(r, "", nil, w.to)
+	} else {
+		w.self = ing.Server()
+		wire.RegisterIngester(a.grpc, w.self)
+		a.parts = append(a.parts, part{"ingester", ing})
+		p.writes = distributor.NewReplicas(r, c.InstanceID(), ing, w.to)
+		if p.membership, err = r.Join(); err != nil {
+			return nil, err
+		}
+		l := &leaver{app: a, ing: ing, membership: p.membership}
+		l.register(a.routes)
+	}
+	p.reads = querier.NewReplicas(r, w.to, a.cfg.Limits.Of)
+	if a.cfg.runs(targetDistributor) {
+		return p, a.joinDistributors(c, p)
+	}
+	return p, nil
+}
+
+// joinDistributors has the distributor of this process share limits and the
+// elections of Prometheus pairs with the others.
+func (a *App) joinDistributors(c *ring.Cluster, p *peers) error {
+	r, err := c.Ring(targetDistributor, nil)
+	if err != nil {
+		return err
+	}
+	member, err := r.Join()
+	if err != nil {
+		return err
+	}
+	a.routes.Handle("/distributor/ring", r).Methods(http.MethodGet, http.MethodPost)
+	a.parts = append(a.parts, part{"distributors", r}, part{"distributor-membership", member})
+	p.distributors = r
+	p.haStore, err = c.Store("ha", distributor.HACodec{})
+	return err
+}
+
+// way is how an ingester is reached.
+type way struct {
+	id   string              // of this process
+	self wire.IngesterServer // nil if this process is no ingester
+	dial func(addr string, opts ...grpc.DialOption) (*grpc.ClientConn, error)
+
+	mu     sync.Mutex
+	conns  map[string]*conn
+	closed bool
+}
+
+// to is a call where the member is this process, and gRPC otherwise.
+func (w *way) to(m ring.Member) (wire.IngesterServer, error) {
+	if w.self != nil && m.ID == w.id {
+		return local{w.self}, nil
+	}
+	cc, err := w.conn(m.Addr)
+	if err != nil {
+		return nil, err
+	}
+	return wire.NewIngesterClient(cc), nil
+}
+
+// local is an ingester in this process. What it answers is copied where a
+// message would be, as the ingester's memory is its own.
+type local struct{ wire.IngesterServer }
+
+// Select implements wire.IngesterServer.
+func (l local) Select(ctx context.Context, r *wire.SelectRequest, send func(*wire.SeriesFrame) error) error {
+	return l.IngesterServer.Select(ctx, r, func(f *wire.SeriesFrame) error { return send(f.Detach()) })
+}
+
+type conn struct {
+	*grpc.ClientConn
+	used time.Time
+}
+
+// Connections to members that have not been called for so long are closed:
+// members come and go, and some come back at another address.
+const connIdle = time.Hour
+
+func (w *way) conn(addr string) (*grpc.ClientConn, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if cc, ok := w.conns[addr]; ok {
+		cc.used = now
+		return cc.ClientConn, nil
+	}
+	if w.closed {
+		return nil, fmt.Errorf("call %s: stopping", addr)
+	}
+	for other, cc := range w.conns {
+		if now.Sub(cc.used) > connIdle {
+			_ = cc.Close() // nobody uses it
+			delete(w.conns, other)
+		}
+	}
+	cc, err := w.dial(addr, grpc.WithUnaryInterceptor(pushAgain), grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectDelay},
+		MinConnectTimeout: 2 * time.Second,
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", addr, err)
+	}
+	w.conns[addr] = &conn{cc, now}
+	return cc, nil
+}
+
+const (
+	// reconnectDelay is how long a member that is back may not be noticed: the
+	// next one to restart goes away as soon as the ring knows of the last.
+	reconnectDelay = 250 * time.Millisecond
+	// reconnectPatience is how long a write waits for a connection that is lost.
+	reconnectPatience = time.Second
+)
+
+// pushAgain sends a write once more where there was no connection, as soon as
+// there is one. Nobody waits for that where the other replicas are there; where
+// one of them has just gone, this one is needed.
+func pushAgain(ctx context.Context, method string, req, res any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := invoke(ctx, method, req, res, cc, opts...)
+	if _, push := req.(*wire.PushRequest); !push || status.Code(err) != codes.Unavailable {
+		return err
+	}
+	again, cancel := context.WithTimeout(ctx, reconnectPatience)
+	defer cancel()
+	if invoke(again, method, req, res, cc, append(opts, grpc.WaitForReady(true))...) == nil {
+		return nil
+	}
+	return err
+}
+
+func (w *way) close(error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	for addr, cc := range w.conns {
+		_ = cc.Close() // what was under way has had its time
+		delete(w.conns, addr)
+	}
+	return nil
+}

@@ -1,0 +1,163 @@
+package e2e
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/bucket/buckettest"
+)
+
+// newPlace is a place in the S3 server that nobody else uses.
+func newPlace(t testing.TB) bucket.S3Config {
+	t.Helper()
+	return bucket.S3Config{
+		Endpoint:        s3.Addr(t),
+		Bucket:          buckettest.Bucket,
+		AccessKeyID:     buckettest.AccessKeyID,
+		SecretAccessKey: buckettest.SecretAccessKey,
+		Insecure:        true,
+		Prefix:          "e2e/" + rand.Text(),
+	}
+}
+
+// startOver starts hearth over S3 at an address: the server's, or a proxy's.
+func startOver(t testing.TB, place bucket.S3Config, addr string, set ...string) *hearth {
+	t.Helper()
+	return startHearth(t, append([]string{
+		"bucket.type=s3",
+		"bucket.s3.endpoint=" + addr,
+		"bucket.s3.bucket=" + place.Bucket,
+		"bucket.s3.access_key_id=" + place.AccessKeyID,
+		"bucket.s3.secret_access_key=" + string(place.SecretAccessKey),
+		"bucket.s3.insecure=true",
+		"bucket.s3.prefix=" + place.Prefix,
+		"limits.tenants.own={own_head: true}",
+	}, set...)...)
+}
+
+// checkBucket looks into the bucket itself, past hearth and proxy: the lists of
+// blocks name all blocks there are, and each of those is whole.
+func checkBucket(t *testing.T, place bucket.S3Config) {
+	t.Helper()
+	b, err := bucket.New(bucket.Config{Type: bucket.TypeS3, S3: place}, "", slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, b.(io.Closer).Close()) }()
+	for _, home := range []bucket.Key{bucket.PoolHome, bucket.TenantHome("own")} {
+		list, _, err := bucket.ReadIndex(t.Context(), b, home)
+		require.NoError(t, err)
+		require.Empty(t, list.Rebuilt, home)
+		var listed []ulid.ULID
+		for _, x := range list.Blocks {
+			listed = append(listed, x.ID)
+		}
+		there := checkBlocks(t.Context(), t, b, home)
+		require.NotEmpty(t, there, home)
+		require.ElementsMatch(t, listed, there, home)
+	}
+}
+
+// checkBlocks finds the blocks of a home, and what is missing of them.
+func checkBlocks(ctx context.Context, t *testing.T, b bucket.Bucket, home bucket.Key) (ids []ulid.ULID) {
+	t.Helper()
+	sizes := map[bucket.Key]int64{}
+	for obj, err := range b.List(ctx, home.Folder(), true) {
+		require.NoError(t, err)
+		sizes[obj.Key] = obj.Size
+	}
+	for obj, err := range b.List(ctx, home.Folder(), false) {
+		require.NoError(t, err)
+		id, ok := bucket.ParseBlockID(obj.Key.Base())
+		if !ok {
+			continue
+		}
+		ids = append(ids, id)
+		meta, err := bucket.ReadMeta(ctx, b, home, id)
+		require.NoError(t, err)
+		for _, f := range meta.Thanos.Files {
+			key := bucket.BlockKey(home, id, f.RelPath)
+			require.Contains(t, sizes, key)
+			if f.RelPath != bucket.MetaFile {
+				require.Equal(t, f.SizeBytes, sizes[key], key)
+			}
+		}
+	}
+	return ids
+}
+
+// outage is a way in which a bucket fails.
+type outage struct {
+	name  string
+	begin func(*buckettest.Proxy)
+
+	away    bool // nobody answers at its address
+	lasting bool // nothing that a query needs gets through
+	silent  bool // to find that out takes a minute, since no answer comes
+}
+
+func (o outage) end(p *buckettest.Proxy) {
+	p.Always(buckettest.Pass)
+	switch {
+	case o.away:
+		p.Return()
+	case o.silent && !long: // else it takes as long as a connection may be silent
+		p.Break()
+	}
+}
+
+// outages are the ways to fail that differ most, or all there are.
+func outages(t testing.TB) []outage {
+	always := func(f buckettest.Fault, o outage) outage {
+		o.name = string(f)
+		o.begin = func(p *buckettest.Proxy) { p.Always(f) }
+		return o
+	}
+	some := []outage{
+		{name: "away", begin: (*buckettest.Proxy).Leave, away: true, lasting: true},
+		{name: "storm", begin: storm(newRand(t, uint64(time.Now().UnixNano())))},
+		always(buckettest.Hang, outage{lasting: true, silent: true}),
+	}
+	if !long {
+		return some
+	}
+	return append(some,
+		always(buckettest.Refuse, outage{lasting: true}),
+		always(buckettest.SlowDown, outage{lasting: true}),
+		always(buckettest.LoseAnswer, outage{lasting: true}),
+		always(buckettest.ResetBefore, outage{lasting: true}),
+		always(buckettest.ResetAfter, outage{lasting: true}),
+		always(buckettest.BadGateway, outage{lasting: true}),
+		always(buckettest.EarlyRefusal, outage{lasting: true}),
+		always(buckettest.HangInBody, outage{lasting: true, silent: true}),
+		always(buckettest.Truncate, outage{}),
+		always(buckettest.TruncateEnd, outage{}),
+		always(buckettest.Dribble, outage{}),
+		always(buckettest.Slow, outage{}),
+	)
+}
+
+// storm has most requests go wrong, each in another way.
+func storm(rnd *mathrand.Rand) func(*buckettest.Proxy) {
+	faults := slices.DeleteFunc(buckettest.Failures(), func(f buckettest.Fault) bool {
+		return !long && (f == buckettest.Hang || f == buckettest.HangInBody)
+	})
+	return func(p *buckettest.Proxy) {
+		p.Plan(func(*http.Request) buckettest.Fault {
+			if rnd.IntN(4) == 0 {
+				return buckettest.Pass
+			}
+			return faults[rnd.IntN(len(faults))]
+		})
+	}
+}
