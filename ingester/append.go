@@ -52,8 +52,9 @@ type target struct {
 }
 
 type pendingExemplar struct {
-	ref storage.SeriesRef
-	e   exemplar.Exemplar
+	ref    storage.SeriesRef
+	series labels.Labels // where ref is 0
+	e      exemplar.Exemplar
 }
 
 func (a *appending) begin(i *Ingester, m *member, limits *tenant.Limits, r *wire.Request) {
@@ -231,16 +232,18 @@ func (a *appending) exemplar(n int, e *wire.Exemplar) error {
 	if err != nil {
 		return err
 	}
-	ref := tg.refs[n]
-	if ref == 0 {
-		return nil
+	p := pendingExemplar{ref: tg.refs[n]}
+	if p.ref == 0 { // its samples came in another entry of the request, or before a restart
+		a.labels = a.r.Labels(n, a.labels[:0])
+		p.series = tg.head.labels(&a.builder, a.m.id, a.labels)
 	}
 	a.builder.Reset()
 	for _, l := range a.r.ExemplarLabels[e.Labels.Lo:e.Labels.Hi] {
 		a.builder.Add(l.Name, l.Value)
 	}
 	a.builder.Sort()
-	tg.exemplars = append(tg.exemplars, pendingExemplar{ref, exemplar.Exemplar{Labels: a.builder.Labels(), Value: e.V, Ts: e.T, HasTs: true}})
+	p.e = exemplar.Exemplar{Labels: a.builder.Labels(), Value: e.V, Ts: e.T, HasTs: true}
+	tg.exemplars = append(tg.exemplars, p)
 	return nil
 }
 
@@ -284,7 +287,7 @@ func (a *appending) commitExemplars(tg *target) error {
 	}
 	app := tg.head.db.Appender(context.Background())
 	for _, p := range tg.exemplars {
-		if ref, err := app.AppendExemplar(p.ref, labels.EmptyLabels(), p.e); err == nil && ref != 0 {
+		if _, err := app.AppendExemplar(p.ref, p.series, p.e); err == nil { // one that is there already is as good as stored
 			a.pushed.Exemplars++
 		}
 	}

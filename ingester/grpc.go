@@ -63,7 +63,13 @@ func (s *server) Push(ctx context.Context, p *wire.PushRequest) (*wire.Pushed, e
 		}
 		body = d.body
 	}
-	if err := d.request.Walk(body, p.Version, string(id), func(*wire.Series, []wire.Label) bool { return true }); err != nil {
+	err = d.request.Walk(body, p.Version, string(id), func(series *wire.Series, _ []wire.Label) bool {
+		if p.Without != "" {
+			d.request.LeaveOut(series, p.Without)
+		}
+		return true
+	})
+	if err != nil {
 		return nil, err
 	}
 	d.request.CleanMetadata(nil)

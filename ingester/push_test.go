@@ -172,7 +172,7 @@ func TestHistogramsExemplarsMetadata(t *testing.T) {
 		alone := series(`c_total`)
 		alone.Exemplars = []prompb.Exemplar{{Labels: []prompb.Label{{Name: "trace_id", Value: "def"}}, Value: 8, Timestamp: b + 1}}
 		require.Equal(t, 1, n.push("a", alone).Exemplars, "exemplars may come apart from samples")
-		require.Equal(t, 0, n.push("a", alone).Exemplars, "a repeated exemplar is no error")
+		require.Equal(t, 1, n.push("a", alone).Exemplars, "a repeated exemplar is no error")
 
 		eq, err := n.ExemplarQuerier(context.Background(), "a")
 		require.NoError(t, err)
@@ -220,4 +220,20 @@ func TestMetadata(t *testing.T) {
 	none, err := n.Metadata(context.Background(), "b", "", 0, 0)
 	require.NoError(t, err)
 	require.Empty(t, none)
+}
+
+// Prometheus sends an exemplar in an entry of its own, behind that of the
+// sample, also for a series that the request creates.
+func TestExemplarBesideTheSampleThatCreatesItsSeries(t *testing.T) {
+	inBothHeads(t, func(t *testing.T, n *node) {
+		n.start()
+		now := base()
+		alone := series(`c_total`)
+		alone.Exemplars = []prompb.Exemplar{{Labels: []prompb.Label{{Name: "trace_id", Value: "abc"}}, Value: 8, Timestamp: now}}
+		require.Equal(t, 1, n.push("t", series(`c_total`, at(now, 1)), alone).Exemplars)
+		n.restart()
+		alone.Exemplars[0].Timestamp++
+		require.Equal(t, 1, n.push("t", alone).Exemplars, "after a restart")
+		require.Equal(t, 1, n.push("t", alone).Exemplars, "once more")
+	})
 }
