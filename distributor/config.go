@@ -17,7 +17,7 @@ type Config struct {
 // HAConfig is how one of several Prometheus that scrape the same is chosen, for
 // tenants with ha_dedupe.
 type HAConfig struct {
-	FailoverTimeout model.Duration `yaml:"failover_timeout"` // after no sample of the elected replica for so long, another takes over; where replicas send less often than that, it is half as long again as they pause
+	FailoverTimeout model.Duration `yaml:"failover_timeout"` // after no sample of the elected replica for so long, another takes over; where replicas send less often than that, it is half as long again as they pause, up to three times this
 	MaxHeldBytes    int            `yaml:"max_held_bytes"`   // of requests of replicas that are not elected, held for a while, compressed, so that a failover leaves no hole; one tenant may have a quarter of it; 0: the hole is failover_timeout
 }
 

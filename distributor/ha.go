@@ -58,6 +58,7 @@ type haPair struct {
 	pauses    pauses    // between its signs of life
 	other     string    // a replica that is not elected, and when it last sent
 	otherAt   time.Time
+	replaced  bool           // other was elected until it fell silent, and has not sent since
 	held      []*heldRequest // of replicas not elected, in the order in which they came
 }
 
@@ -90,6 +91,10 @@ func (t *haTracker) decide(id tenant.ID, l *tenant.Limits, cluster, replica stri
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.pair(id, cluster)
+	if p != nil && p.replaced && p.other == replica { // it had only paused
+		p.pauses.add(now.Sub(p.otherAt), now, t.cfg)
+		p.replaced = false
+	}
 	switch {
 	case p == nil || p.deleted():
 		if t.full(id, l.MaxHAClusters) {
@@ -105,7 +110,7 @@ func (t *haTracker) decide(id tenant.ID, l *tenant.Limits, cluster, replica stri
 		t.metrics.elections.failover.Inc()
 	default:
 		if p.other != replica {
-			p.other = strings.Clone(replica)
+			p.other, p.replaced = strings.Clone(replica), false
 		}
 		p.otherAt = now
 		return haDropped
@@ -154,18 +159,20 @@ func (t *haTracker) full(id tenant.ID, limit int) bool {
 // elect makes a replica the elected one, at once here, and soon everywhere.
 func (t *haTracker) elect(p *haPair, replica string, now time.Time) {
 	at := max(now.UnixMilli(), p.electedAt+1)
+	before := p.replica
 	p.haEntry = haEntry{replica: strings.Clone(replica), electedAt: at, receivedAt: at}
-	p.seen = now
-	t.takenOver(p, now)
+	t.takenOver(p, before, now)
 	t.tell(p, now)
 	wakeUp(t.wake)
 }
 
-// takenOver ends the holding for a pair whose elected replica has changed.
-func (t *haTracker) takenOver(p *haPair, now time.Time) {
-	if p.other == p.replica {
-		p.other = ""
+// takenOver notes that a pair's elected replica is another than before.
+func (t *haTracker) takenOver(p *haPair, before string, now time.Time) {
+	p.replaced = before != "" && before != p.replica
+	if p.replaced {
+		p.other, p.otherAt = before, p.seen
 	}
+	p.seen = now
 	t.letGo(p, now, p.replica)
 }
 

@@ -21,6 +21,11 @@ import (
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
+// silent is the logger that dskit wants.
+type silent struct{}
+
+func (silent) Log(...any) error { return nil }
+
 // gossiper is a distributor with a gossip of its own.
 type gossiper struct {
 	kv *memberlist.KV

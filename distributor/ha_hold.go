@@ -58,7 +58,7 @@ func (t *haTracker) hold(id tenant.ID, v wire.Version, compressed []byte, groups
 		}
 		p.held = append(p.held, &heldRequest{key: p.key, replica: strings.Clone(g.replica), at: now, version: v, body: body})
 		if p.replica == g.replica { // it has taken over meanwhile
-			t.takenOver(p, now)
+			t.letGo(p, now, p.replica)
 		}
 	}
 }

@@ -124,8 +124,7 @@ func (t *haTracker) hearOf(p *haPair, e haEntry, now time.Time) {
 	p.haEntry = was.join(e)
 	switch {
 	case p.replica != was.replica:
-		p.seen = now
-		t.takenOver(p, now)
+		t.takenOver(p, was.replica, now)
 		t.refreshLater(p, now)
 		t.metrics.elections.heard.Inc()
 	case p.electedAt != was.electedAt || p.receivedAt != was.receivedAt:
@@ -176,26 +175,21 @@ func (t *haTracker) tellAgain(news haState) {
 	}
 }
 
-// tellKey merges news into a value of the store, and takes in what the store
-// knows better.
+// tellKey merges news into a value of the store. What the store knows better is
+// heard from it, as always.
 func (t *haTracker) tellKey(ctx context.Context, n int, news haState) error {
 	ctx, cancel := context.WithTimeout(ctx, haStoreTimeout)
 	defer cancel()
-	var now haState
-	err := t.store.CAS(ctx, haKeyName(n), func(in any) (any, bool, error) {
-		now = haState{}
-		if s, ok := in.(haState); ok {
-			now = s
+	return t.store.CAS(ctx, haKeyName(n), func(in any) (any, bool, error) {
+		s, ok := in.(haState)
+		if !ok {
+			s = haState{}
 		}
-		change, err := now.Merge(news, true)
+		change, err := s.Merge(news, true)
 		if err != nil || change == nil {
 			return nil, false, err
 		}
-		now.RemoveTombstones(t.now().Add(-haTombstones))
-		return now, true, nil
+		s.RemoveTombstones(t.now().Add(-haTombstones))
+		return s, true, nil
 	})
-	if err == nil {
-		t.hear(now)
-	}
-	return err
 }

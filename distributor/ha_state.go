@@ -91,14 +91,14 @@ func (s haState) MergeContent() []string {
 	return names
 }
 
-// RemoveTombstones implements memberlist.Mergeable. Limit zero asks to hide
-// deleted pairs from whoever reads the store; we do not hide them, for an
-// election has to be later than the deletion that it follows.
+// RemoveTombstones implements memberlist.Mergeable. Limit zero, which is before
+// everything, asks to hide deleted pairs from whoever reads the store. We do
+// not, for an election has to be later than the deletion that it follows.
 func (s haState) RemoveTombstones(limit time.Time) (total, removed int) {
 	for k, e := range s {
 		switch {
 		case !e.deleted():
-		case !limit.IsZero() && e.deletedAt < limit.UnixMilli():
+		case e.deletedAt < limit.UnixMilli():
 			delete(s, k)
 			removed++
 		default:

@@ -3,19 +3,22 @@ package distributor
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/golang/snappy"
 	"github.com/gorilla/mux"
-	"github.com/grafana/dskit/kv/consul"
 	"github.com/grafana/dskit/services"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -41,11 +44,6 @@ type world struct {
 	down    error              // what storing answers
 }
 
-// silent is the logger that dskit wants.
-type silent struct{}
-
-func (silent) Log(...any) error { return nil }
-
 type haNode struct {
 	*Distributor
 	reg    *prometheus.Registry
@@ -60,9 +58,7 @@ func inWorld(t *testing.T, n int, test func(w *world), skews ...time.Duration) {
 		w := &world{t: t, cfg: DefaultConfig(), limits: tenant.LimitsConfig{Defaults: tenant.DefaultLimits()}, samples: map[string][]int64{}, from: map[string]int{}}
 		w.limits.Defaults.HADedupe = true
 		if n > 1 {
-			store, closer := consul.NewInMemoryClient(HACodec{}, silent{}, nil)
-			defer closer.Close()
-			w.store = store
+			w.store = &memoryStore{values: map[string][]byte{}, changed: make(chan struct{})}
 		}
 		for i := range n {
 			skew := time.Duration(0)
@@ -99,6 +95,80 @@ func (w *world) start(skew time.Duration) *haNode {
 
 func (d *haNode) stop(t *testing.T) {
 	require.NoError(t, services.StopAndAwaitTerminated(context.Background(), d.Distributor))
+}
+
+// memoryStore is a store that has one value for all, as Consul and etcd have.
+type memoryStore struct {
+	broken  atomic.Bool // it is out of reach
+	mute    atomic.Bool // it tells nobody of changes
+	mu      sync.Mutex
+	values  map[string][]byte
+	changed chan struct{} // closed at the next change
+}
+
+var errOutOfReach = errors.New("out of reach")
+
+func (s *memoryStore) Get(_ context.Context, key string) (any, error) {
+	if s.broken.Load() {
+		return nil, errOutOfReach
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.values[key] == nil {
+		return nil, nil
+	}
+	return HACodec{}.Decode(s.values[key])
+}
+
+func (s *memoryStore) CAS(ctx context.Context, key string, f func(any) (any, bool, error)) error {
+	for {
+		in, err := s.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		before := s.values[key]
+		s.mu.Unlock()
+		out, _, err := f(in)
+		if err != nil || out == nil {
+			return err
+		}
+		after, err := HACodec{}.Encode(out)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		won := bytes.Equal(before, s.values[key])
+		if won {
+			s.values[key] = after
+			if !s.mute.Load() {
+				close(s.changed)
+				s.changed = make(chan struct{})
+			}
+		}
+		s.mu.Unlock()
+		if won {
+			return nil
+		}
+	}
+}
+
+func (s *memoryStore) WatchPrefix(ctx context.Context, prefix string, f func(string, any) bool) {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		changed := s.changed
+		keys := slices.Collect(maps.Keys(s.values))
+		s.mu.Unlock()
+		for _, key := range keys {
+			if v, err := s.Get(ctx, key); err == nil && strings.HasPrefix(key, prefix) {
+				f(key, v)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
 }
 
 // restart replaces a node by a new process.

@@ -1,6 +1,7 @@
 package querier
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"slices"
@@ -53,6 +54,8 @@ type replicaQuerier struct {
 	span wire.Span
 	held map[string][]string // by member
 	read atomic.Int64        // bytes of chunks
+
+	asked []func() // each ends a question and waits for it
 }
 
 func (p *Replicas) open(ctx context.Context, id tenant.ID, mint, maxt int64) (*replicaQuerier, []ulid.ULID, error) {
@@ -103,8 +106,15 @@ func (p *Replicas) ChunkQuerier(ctx context.Context, id tenant.ID, mint, maxt in
 	return replicaChunks{q}, held, nil
 }
 
-// Close implements storage.LabelQuerier. Nothing stays open between questions.
-func (q *replicaQuerier) Close() error { return nil }
+// Close implements storage.LabelQuerier. It ends questions whose answers nobody
+// has waited for.
+func (q *replicaQuerier) Close() error {
+	for _, end := range q.asked {
+		end()
+	}
+	q.asked = nil
+	return nil
+}
 
 // LabelNames implements storage.LabelQuerier.
 func (q *replicaQuerier) LabelNames(ctx context.Context, h *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
@@ -149,7 +159,7 @@ func (q *replicaQuerier) selected(ctx context.Context, h *storage.SelectHints, m
 		req := req
 		req.MustHold = q.held[m.ID]
 		limit := int64(q.p.limits(tenant.ID(q.span.Tenant)).MaxChunkBytes)
-		return all, c.Select(ctx, &req, func(f *wire.SeriesFrame) error {
+		err = c.Select(ctx, &req, func(f *wire.SeriesFrame) error {
 			all = append(all, f.Series...)
 			if n := q.read.Add(chunkBytes(f)); limit > 0 && n > limit {
 				return wire.Errorf(wire.Limited, "err-max-recent-chunk-bytes",
@@ -157,6 +167,7 @@ func (q *replicaQuerier) selected(ctx context.Context, h *storage.SelectHints, m
 			}
 			return nil
 		})
+		return all, err
 	})
 }
 
@@ -175,10 +186,16 @@ func (q *replicaQuerier) ask(ctx context.Context, h *storage.SelectHints, ms []*
 	var answers [][]wire.SelectedSeries
 	var err error
 	done := make(chan struct{})
+	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		defer close(done)
+		defer cancel()
 		answers, err = q.selected(ctx, h, ms)
 	}()
+	q.asked = append(q.asked, func() {
+		cancel()
+		<-done
+	})
 	return func() ([][]wire.SelectedSeries, error) {
 		<-done // ctx ends it
 		return answers, err
@@ -267,10 +284,16 @@ func mergeExemplars(all []wire.SeriesExemplars) []exemplar.QueryResult {
 	}
 	for i := range out {
 		es := out[i].Exemplars
-		slices.SortStableFunc(es, func(a, b exemplar.Exemplar) int { return int(a.Ts - b.Ts) })
-		out[i].Exemplars = slices.CompactFunc(es, func(a, b exemplar.Exemplar) bool { return a.Equals(b) })
+		slices.SortFunc(es, compareExemplars)
+		out[i].Exemplars = slices.CompactFunc(es, func(a, b exemplar.Exemplar) bool { return compareExemplars(a, b) == 0 })
 	}
 	return out
+}
+
+// compareExemplars is the order in which a head takes exemplars in, as several
+// may have the same time.
+func compareExemplars(a, b exemplar.Exemplar) int {
+	return cmp.Or(cmp.Compare(a.Ts, b.Ts), cmp.Compare(a.Value, b.Value), labels.Compare(a.Labels, b.Labels))
 }
 
 // Metadata implements Recent.

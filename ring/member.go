@@ -3,8 +3,10 @@ package ring
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	dsring "github.com/grafana/dskit/ring"
 	"github.com/grafana/dskit/services"
@@ -34,7 +36,7 @@ func (r *Ring) Join() (*Membership, error) {
 	var delegate dsring.BasicLifecyclerDelegate = dsring.NewInstanceRegisterDelegate(dsring.ACTIVE, tokensPerMember)
 	delegate = dsring.NewTokensPersistencyDelegate(filepath.Join(r.cluster.dir, r.role+"-tokens.json"), dsring.ACTIVE, delegate, logger)
 	delegate = dsring.NewLeaveOnStoppingDelegate(delegate, logger)
-	delegate = dsring.NewAutoForgetDelegate(forgetAfter, delegate, logger)
+	delegate = forgetFew{delegate, dsring.NewAutoForgetDelegate(forgetAfter, delegate, logger), r.logger}
 	l, err := dsring.NewBasicLifecycler(dsring.BasicLifecyclerConfig{
 		ID: inst.ID, Addr: inst.AdvertiseAddress, Zone: inst.Zone,
 		HeartbeatPeriod:                 heartbeatPeriod,
@@ -46,6 +48,32 @@ func (r *Ring) Join() (*Membership, error) {
 		return nil, fmt.Errorf("join the ring of %s: %w", r.role, err)
 	}
 	return &Membership{Service: l, lifecycler: l}, nil
+}
+
+// forgetFew forgets members that have not been heard of for long, but only
+// where these are less than half of all. Where most seem to be gone it is more
+// likely that this process's clock is wrong, and it would forget them for all.
+type forgetFew struct {
+	dsring.BasicLifecyclerDelegate
+
+	forget dsring.BasicLifecyclerDelegate
+	logger *slog.Logger
+}
+
+// OnRingInstanceHeartbeat implements dsring.BasicLifecyclerDelegate.
+func (f forgetFew) OnRingInstanceHeartbeat(l *dsring.BasicLifecycler, all *dsring.Desc, self *dsring.InstanceDesc) {
+	gone := 0
+	for _, m := range all.Ingesters {
+		if !m.IsHeartbeatHealthy(forgetAfter, time.Now()) {
+			gone++
+		}
+	}
+	if gone > 0 && 2*gone >= len(all.Ingesters) {
+		f.logger.Warn("half of the members or more were not heard of for long: is this machine's clock right? none is forgotten", "silent", gone, "members", len(all.Ingesters))
+		f.BasicLifecyclerDelegate.OnRingInstanceHeartbeat(l, all, self)
+		return
+	}
+	f.forget.OnRingInstanceHeartbeat(l, all, self)
 }
 
 // Leave has the process leave for good when it stops, or takes that back.

@@ -12,6 +12,11 @@ import (
 	"github.com/hearth-metrics/hearth/wire"
 )
 
+// toAll is writing to members that stop, too. One that is back is not known to
+// be at once: were it left out until then, the next one to restart would be one
+// too many. One that leaves for good is read-only before.
+var toAll = dsring.NewOp([]dsring.InstanceState{dsring.ACTIVE, dsring.LEAVING}, nil)
+
 // Write sends a tenant's items to the members that hold them. tokens is asked
 // for a token of each item, if these decide. prepare is called once for each
 // member, concurrently, with the indexes of its items, nil: all of them; what
@@ -32,7 +37,7 @@ func (r *Ring) Write(ctx context.Context, id tenant.ID, patience time.Duration, 
 	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	var preparing sync.WaitGroup
 	started := false
-	err := dsring.DoBatchWithOptions(ctx, dsring.WriteNoExtend, shard, keys, func(d dsring.InstanceDesc, items []int) error {
+	err := dsring.DoBatchWithOptions(ctx, toAll, shard, keys, func(d dsring.InstanceDesc, items []int) error {
 		if all {
 			items = nil
 		}

@@ -88,8 +88,8 @@ func portOn(host string, port int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find a port for gossip: %w", err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	port = l.Addr().(*net.TCPAddr).Port
+	return port, l.Close()
 }
 
 // ReadSecret gives memberlist the files, whole ones only: what it begins with,
@@ -119,7 +119,7 @@ func (g *Gossip) listen(ctx context.Context) (err error) {
 func (g *Gossip) accept(ctx context.Context) error {
 	var relays sync.WaitGroup
 	defer relays.Wait()
-	stop := context.AfterFunc(ctx, func() { g.listener.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = g.listener.Close() })
 	defer stop()
 	slots := make(chan struct{}, maxGossipConns)
 	for {
@@ -167,7 +167,7 @@ func (g *Gossip) relay(ctx context.Context, raw net.Conn) {
 		g.t.logger.Debug("gossip came before memberlist listens, or after", "err", err)
 		return
 	}
-	defer inner.Close()
+	defer inner.NetConn().Close() // without a word: pass has said it
 	stop := context.AfterFunc(ctx, func() { raw.Close(); inner.NetConn().Close() })
 	defer stop()
 
