@@ -1,11 +1,8 @@
 package e2e
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,13 +20,11 @@ const patience = 2 * time.Minute
 
 // hearth is a hearth process, and the ones that followed it on its data.
 type hearth struct {
-	t      testing.TB
+	endpoint
 	dir    string // data_dir; log files lie beside it
 	set    []string
-	client *http.Client
 	starts int
 
-	url    string // of HTTP, without a slash at the end
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when the process is gone
 }
@@ -38,16 +33,20 @@ type hearth struct {
 // as path=value, and waits until it is ready. It does not outlive the test.
 func startHearth(t testing.TB, set ...string) *hearth {
 	t.Helper()
-	transport := &http.Transport{MaxIdleConnsPerHost: 100}
-	h := &hearth{t: t, dir: filepath.Join(t.TempDir(), "data"), set: set, client: &http.Client{Transport: transport, Timeout: patience}}
+	h := newHearth(t, set...)
+	h.start()
+	return h
+}
+
+// newHearth is startHearth without starting it.
+func newHearth(t testing.TB, set ...string) *hearth {
+	h := &hearth{endpoint: newEndpoint(t, "/prometheus"), dir: filepath.Join(t.TempDir(), "data"), set: set}
 	t.Cleanup(func() {
 		h.kill()
-		transport.CloseIdleConnections()
 		if t.Failed() {
 			h.showLogs()
 		}
 	})
-	h.start()
 	return h
 }
 
@@ -56,6 +55,12 @@ func startHearth(t testing.TB, set ...string) *hearth {
 func (h *hearth) start(set ...string) {
 	h.t.Helper()
 	h.launch(set...)
+	h.awaitReady()
+}
+
+// awaitReady waits until what was launched is ready.
+func (h *hearth) awaitReady() {
+	h.t.Helper()
 	until(h.t, patience, "hearth to say where it listens", h.findURL)
 	until(h.t, patience, "hearth to be ready", func() error {
 		status, body, err := h.get("/ready")
@@ -132,9 +137,19 @@ func (h *hearth) kill() {
 // stop ends the process as an operator does, and expects a clean end.
 func (h *hearth) stop() {
 	h.t.Helper()
+	h.askToStop()
+	h.awaitStop()
+}
+
+func (h *hearth) askToStop() {
+	h.t.Helper()
 	if err := h.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		h.t.Fatalf("stop hearth: %v", err)
 	}
+}
+
+func (h *hearth) awaitStop() {
+	h.t.Helper()
 	select {
 	case <-h.exited:
 	case <-time.After(patience):
@@ -177,40 +192,8 @@ func (h *hearth) showLogs() {
 		text, _ := os.ReadFile(h.logFile(n))
 		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 		lines = lines[max(0, len(lines)-40):]
-		h.t.Logf("end of the log of hearth, start %d:\n%s", n, strings.Join(lines, "\n"))
+		h.t.Logf("end of the log %s:\n%s", filepath.Base(h.logFile(n)), strings.Join(lines, "\n"))
 	}
-}
-
-// get asks an operator's route.
-func (h *hearth) get(path string) (status int, body string, err error) {
-	return h.do(http.MethodGet, path, "", nil, nil)
-}
-
-// do sends a request as a tenant (none if empty). An error means that there
-// was no whole answer.
-func (h *hearth) do(method, path, tenant string, header http.Header, body []byte) (status int, answer string, err error) {
-	status, _, answer, err = h.exchange(method, path, tenant, header, body)
-	return status, answer, err
-}
-
-func (h *hearth) exchange(method, path, tenant string, header http.Header, body []byte) (int, http.Header, string, error) {
-	req, err := http.NewRequestWithContext(context.Background(), method, h.url+path, bytes.NewReader(body))
-	if err != nil {
-		return 0, nil, "", err
-	}
-	for name, values := range header {
-		req.Header[name] = values
-	}
-	if tenant != "" {
-		req.Header.Set("X-Scope-OrgID", tenant)
-	}
-	res, err := h.client.Do(req)
-	if err != nil {
-		return 0, nil, "", err
-	}
-	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	return res.StatusCode, res.Header, string(answer), err
 }
 
 // flush cuts and ships all, or what some tenants have, and waits for it.

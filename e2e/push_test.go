@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"math"
 	"net/http"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 )
@@ -21,6 +23,8 @@ type point struct {
 	h  *histogram.Histogram
 	fh *histogram.FloatHistogram
 }
+
+func isHistogram(p point) bool { return p.h != nil || p.fh != nil }
 
 // series is what a sender has to say of one series.
 type series struct {
@@ -138,6 +142,9 @@ func (h *hearth) push(p *protocol, tenant string, list ...series) {
 		h.t.Fatalf("push as %s by %s: %d %s %v", tenant, p.name, status, answer, err)
 	}
 }
+
+// stale is the value that ends a series.
+var stale = math.Float64frombits(value.StaleNaN)
 
 // floats is a series of floats, one every step from start on (ms).
 func floats(ls labels.Labels, start, step int64, values ...float64) series {

@@ -1,8 +1,9 @@
 package e2e
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/labels"
@@ -22,7 +24,76 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
-var promParser = parser.NewParser(parser.Options{EnableExperimentalFunctions: true})
+// promParser takes the language as Hearth does.
+var promParser = parser.NewParser(parser.Options{
+	EnableExperimentalFunctions:  true,
+	ExperimentalDurationExpr:     true,
+	EnableExtendedRangeSelectors: true,
+	EnableBinopFillModifiers:     true,
+})
+
+// endpoint is a server that is asked over HTTP.
+type endpoint struct {
+	t      testing.TB
+	client *http.Client
+	url    string // without a slash at the end
+	prefix string // of the query API's path
+	strip  string // a label to overlook in the answers that put returns
+}
+
+// newEndpoint is an endpoint whose url is still to be set.
+func newEndpoint(t testing.TB, prefix string) endpoint {
+	transport := &http.Transport{MaxIdleConnsPerHost: 100}
+	t.Cleanup(transport.CloseIdleConnections)
+	return endpoint{t: t, client: &http.Client{Transport: transport, Timeout: patience}, prefix: prefix}
+}
+
+// get asks an operator's route.
+func (e *endpoint) get(path string) (status int, body string, err error) {
+	return e.do(http.MethodGet, path, "", nil, nil)
+}
+
+// do sends a request as a tenant (none if empty). An error means that there
+// was no whole answer.
+func (e *endpoint) do(method, path, tenant string, header http.Header, body []byte) (status int, answer string, err error) {
+	req, err := http.NewRequestWithContext(context.Background(), method, e.url+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, "", err
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	if tenant != "" {
+		req.Header.Set("X-Scope-OrgID", tenant)
+	}
+	res, err := e.client.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(text), err
+}
+
+// metric is one of the metrics that the server has of itself, named as in the
+// text format with its labels in order, 0 if it is not there.
+func (e *endpoint) metric(name string) float64 {
+	e.t.Helper()
+	_, body, err := e.get("/metrics")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	for line := range strings.Lines(body) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			var v float64
+			if _, err := fmt.Sscan(rest, &v); err != nil {
+				e.t.Fatal(err)
+			}
+			return v
+		}
+	}
+	return 0
+}
 
 // envelope is what the query API wraps its answers in.
 type envelope struct {
@@ -36,10 +107,9 @@ type envelope struct {
 
 // result is the data of a query.
 type result struct {
-	Type    string    `json:"resultType"`
-	Samples []sample  // of a vector or a matrix, sorted by labels
-	Scalar  [2]any    // of a scalar or a string: time and text
-	err     *envelope // what the query failed with, if it did
+	Type    string   `json:"resultType"`
+	Samples []sample // of a vector or a matrix, sorted by labels
+	Scalar  [2]any   // of a scalar or a string: time and text
 }
 
 // sample is one series of a vector (one value) or a matrix.
@@ -54,53 +124,53 @@ type sample struct {
 func (s sample) name() string { return labels.FromMap(s.Metric).String() }
 
 // api asks a path of the query API as a tenant.
-func (h *hearth) api(tenant, path string, params url.Values) (int, *envelope) {
-	h.t.Helper()
-	status, body, err := h.do(http.MethodGet, "/prometheus/api/v1/"+path+"?"+params.Encode(), tenant, nil, nil)
+func (e *endpoint) api(tenant, path string, params url.Values) (int, *envelope) {
+	e.t.Helper()
+	status, body, err := e.do(http.MethodGet, e.prefix+"/api/v1/"+path+"?"+params.Encode(), tenant, nil, nil)
 	if err != nil {
-		h.t.Fatalf("ask %s as %s: %v", path, tenant, err)
+		e.t.Fatalf("ask %s as %s: %v", path, tenant, err)
 	}
 	env := &envelope{}
 	if err := json.Unmarshal([]byte(body), env); err != nil {
-		h.t.Fatalf("ask %s as %s: %v in the answer %d %q", path, tenant, err, status, body)
+		e.t.Fatalf("ask %s as %s: %v in the answer %d %q", path, tenant, err, status, body)
 	}
 	return status, env
 }
 
 // ask is api for a question that must have an answer, which goes to data.
-func (h *hearth) ask(tenant, path string, params url.Values, data any) {
-	h.t.Helper()
-	status, env := h.api(tenant, path, params)
+func (e *endpoint) ask(tenant, path string, params url.Values, data any) {
+	e.t.Helper()
+	status, env := e.api(tenant, path, params)
 	if status != http.StatusOK || env.Status != "success" {
-		h.t.Fatalf("ask %s %v as %s: %d %+v", path, params, tenant, status, env)
+		e.t.Fatalf("ask %s %v as %s: %d %+v", path, params, tenant, status, env)
 	}
 	if err := json.Unmarshal(env.Data, data); err != nil {
-		h.t.Fatalf("ask %s %v as %s: %v in %s", path, params, tenant, err, env.Data)
+		e.t.Fatalf("ask %s %v as %s: %v in %s", path, params, tenant, err, env.Data)
 	}
 }
 
 func seconds(ms int64) string { return strconv.FormatFloat(float64(ms)/1000, 'f', 3, 64) }
 
 // instant evaluates an expression at a time (ms).
-func (h *hearth) instant(tenant, expr string, at int64) result {
-	h.t.Helper()
+func (e *endpoint) instant(tenant, expr string, at int64) result {
+	e.t.Helper()
 	var data json.RawMessage
-	h.ask(tenant, "query", url.Values{"query": {expr}, "time": {seconds(at)}}, &data)
+	e.ask(tenant, "query", url.Values{"query": {expr}, "time": {seconds(at)}}, &data)
 	res, err := decodeResult(data)
 	if err != nil {
-		h.t.Fatalf("query %s: %v", expr, err)
+		e.t.Fatalf("query %s: %v", expr, err)
 	}
 	return res
 }
 
 // over evaluates an expression at each step (ms) from start to end.
-func (h *hearth) over(tenant, expr string, start, end, step int64) result {
-	h.t.Helper()
+func (e *endpoint) over(tenant, expr string, start, end, step int64) result {
+	e.t.Helper()
 	var data json.RawMessage
-	h.ask(tenant, "query_range", rangeParams(expr, start, end, step), &data)
+	e.ask(tenant, "query_range", rangeParams(expr, start, end, step), &data)
 	res, err := decodeResult(data)
 	if err != nil {
-		h.t.Fatalf("query %s: %v", expr, err)
+		e.t.Fatalf("query %s: %v", expr, err)
 	}
 	return res
 }
@@ -148,8 +218,8 @@ type stored map[string]map[int64]point
 // read reads the series that match all matchers between two times (ms,
 // inclusive) by remote read, as samples. Stale markers are among them. A time
 // that comes twice in a series is an error.
-func (h *hearth) read(tenant string, minT, maxT int64, ms ...*labels.Matcher) (stored, error) {
-	status, body, err := h.remoteRead(tenant, prompb.ReadRequest_SAMPLES, minT, maxT, ms)
+func (e *endpoint) read(tenant string, minT, maxT int64, ms ...*labels.Matcher) (stored, error) {
+	status, body, err := e.remoteRead(tenant, prompb.ReadRequest_SAMPLES, minT, maxT, ms)
 	if err != nil || status != http.StatusOK {
 		return nil, fmt.Errorf("remote read: %d %s %w", status, body, err)
 	}
@@ -171,8 +241,8 @@ func (h *hearth) read(tenant string, minT, maxT int64, ms ...*labels.Matcher) (s
 }
 
 // readChunks is read as a stream of chunks.
-func (h *hearth) readChunks(tenant string, minT, maxT int64, ms ...*labels.Matcher) (stored, error) {
-	status, body, err := h.remoteRead(tenant, prompb.ReadRequest_STREAMED_XOR_CHUNKS, minT, maxT, ms)
+func (e *endpoint) readChunks(tenant string, minT, maxT int64, ms ...*labels.Matcher) (stored, error) {
+	status, body, err := e.remoteRead(tenant, prompb.ReadRequest_STREAMED_XOR_CHUNKS, minT, maxT, ms)
 	if err != nil || status != http.StatusOK {
 		return nil, fmt.Errorf("remote read: %d %s %w", status, body, err)
 	}
@@ -182,7 +252,7 @@ func (h *hearth) readChunks(tenant string, minT, maxT int64, ms ...*labels.Match
 	return out, out.collect(set)
 }
 
-func (h *hearth) remoteRead(tenant string, as prompb.ReadRequest_ResponseType, minT, maxT int64, ms []*labels.Matcher) (int, string, error) {
+func (e *endpoint) remoteRead(tenant string, as prompb.ReadRequest_ResponseType, minT, maxT int64, ms []*labels.Matcher) (int, string, error) {
 	q, err := remote.ToQuery(minT, maxT, ms, nil)
 	if err != nil {
 		return 0, "", err
@@ -197,7 +267,7 @@ func (h *hearth) remoteRead(tenant string, as prompb.ReadRequest_ResponseType, m
 		"Content-Encoding":                 {"snappy"},
 		"X-Prometheus-Remote-Read-Version": {"0.1.0"},
 	}
-	return h.do(http.MethodPost, "/prometheus/api/v1/read", tenant, header, snappy.Encode(nil, body))
+	return e.do(http.MethodPost, e.prefix+"/api/v1/read", tenant, header, snappy.Encode(nil, body))
 }
 
 func (out stored) collect(set storage.SeriesSet) error {
@@ -231,17 +301,18 @@ func (out stored) collect(set storage.SeriesSet) error {
 }
 
 // differs says how a stored sample is not the one that was sent, "" if it is.
-// How a histogram hints at resets is the store's own business.
+// How a histogram hints at resets, and which empty buckets it spells out, is
+// the store's own business.
 func (p point) differs(sent point) string {
 	switch {
 	case p.t != sent.t:
 		return fmt.Sprintf("time %d, sent %d", p.t, sent.t)
 	case sent.h != nil:
-		if p.h == nil || !p.h.Equals(sent.h) {
+		if p.h == nil || !p.h.Copy().Compact(0).Equals(sent.h.Copy().Compact(0)) {
 			return fmt.Sprintf("%v, sent %v", p, sent.h)
 		}
 	case sent.fh != nil:
-		if p.fh == nil || !p.fh.Equals(sent.fh) {
+		if p.fh == nil || !p.fh.Copy().Compact(0).Equals(sent.fh.Copy().Compact(0)) {
 			return fmt.Sprintf("%v, sent %v", p, sent.fh)
 		}
 	case p.h != nil || p.fh != nil || math.Float64bits(p.v) != math.Float64bits(sent.v):
@@ -267,5 +338,3 @@ func (p point) String() string {
 func everything() *labels.Matcher {
 	return labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+")
 }
-
-var errNotYet = errors.New("not yet")
