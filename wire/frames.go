@@ -1,7 +1,8 @@
 package wire
 
 import (
-	"errors"
+	"fmt"
+	"math"
 	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -58,7 +59,7 @@ func (p *PushRequest) marshal() mem.BufferSlice {
 
 func (p *PushRequest) unmarshal(data []byte, free func()) error {
 	*p = PushRequest{free: free}
-	err := eachField(data, func(num protowire.Number, v uint64, b []byte) {
+	err := eachField(data, func(num protowire.Number, v uint64, b []byte) error {
 		switch num {
 		case 1:
 			p.Tenant = string(b)
@@ -71,6 +72,7 @@ func (p *PushRequest) unmarshal(data []byte, free func()) error {
 		case 15:
 			p.Body = b
 		}
+		return nil
 	})
 	if err != nil {
 		p.Release()
@@ -185,23 +187,21 @@ func (f *SeriesFrame) unmarshal(data []byte, free func()) error {
 	data = slices.Clone(data)
 	free()
 	f.Series = f.Series[:0]
-	var inner error
-	err := eachField(data, func(num protowire.Number, _ uint64, b []byte) {
-		if num == 1 {
-			s, err := readSeries(b)
-			inner = errors.Join(inner, err)
-			f.Series = append(f.Series, s)
+	return eachField(data, func(num protowire.Number, _ uint64, b []byte) error {
+		if num != 1 {
+			return nil
 		}
+		s, err := readSeries(b)
+		f.Series = append(f.Series, s)
+		return err
 	})
-	return errors.Join(err, inner)
 }
 
 func readSeries(data []byte) (s SelectedSeries, err error) {
 	var b labels.ScratchBuilder
 	var name string
 	named := false
-	var inner error
-	err = eachField(data, func(num protowire.Number, _ uint64, v []byte) {
+	err = eachField(data, func(num protowire.Number, _ uint64, v []byte) error {
 		switch {
 		case num == 1 && !named:
 			name, named = string(v), true
@@ -210,32 +210,47 @@ func readSeries(data []byte) (s SelectedSeries, err error) {
 			named = false
 		case num == 2:
 			c, err := readChunk(v)
-			inner = errors.Join(inner, err)
 			s.Chunks = append(s.Chunks, c)
+			return err
 		}
+		return nil
 	})
+	if named && err == nil {
+		err = fmt.Errorf("label %q has no value", name)
+	}
 	s.Labels = b.Labels()
-	return s, errors.Join(err, inner)
+	return s, err
 }
 
+// leastChunk is less than any chunk with a sample has. Prometheus' readers look
+// at its first bytes without asking whether they are there.
+const leastChunk = 5
+
 func readChunk(data []byte) (c SelectedChunk, err error) {
-	err = eachField(data, func(num protowire.Number, v uint64, b []byte) {
+	err = eachField(data, func(num protowire.Number, v uint64, b []byte) error {
 		switch num {
 		case 1:
 			c.MinT = protowire.DecodeZigZag(v)
 		case 2:
 			c.MaxT = protowire.DecodeZigZag(v)
 		case 3:
+			if v > math.MaxUint8 {
+				return fmt.Errorf("chunk encoding %d is unknown", v)
+			}
 			c.Encoding = chunkenc.Encoding(v)
 		case 4:
 			c.Data = b
 		}
+		return nil
 	})
+	if err == nil && len(c.Data) < leastChunk {
+		err = fmt.Errorf("a chunk of %d bytes is none", len(c.Data))
+	}
 	return c, err
 }
 
 // eachField calls f with every field of a message: v of a varint, b of bytes.
-func eachField(data []byte, f func(num protowire.Number, v uint64, b []byte)) error {
+func eachField(data []byte, f func(num protowire.Number, v uint64, b []byte) error) error {
 	for len(data) > 0 {
 		num, typ, n := protowire.ConsumeTag(data)
 		if n < 0 {
@@ -256,7 +271,9 @@ func eachField(data []byte, f func(num protowire.Number, v uint64, b []byte)) er
 			return protowire.ParseError(n)
 		}
 		data = data[n:]
-		f(num, v, b)
+		if err := f(num, v, b); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -200,7 +200,8 @@ func (c *IngesterClient) invoke(ctx context.Context, method string, req, res any
 	return FromStatus(c.conn.Invoke(ctx, "/"+ingesterService+"/"+method, req, res, grpc.ForceCodecV2(Codec{})))
 }
 
-// Push is IngesterServer.Push; r is in use until it returns.
+// Push is IngesterServer.Push. r's body is never changed again: where ctx ends
+// early it may still be on its way out when Push returns.
 func (c *IngesterClient) Push(ctx context.Context, r *PushRequest) (*Pushed, error) {
 	res := new(Pushed)
 	return res, c.invoke(ctx, "Push", r, res)

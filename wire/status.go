@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -42,7 +43,8 @@ func ToStatus(err error) error {
 		}
 		return status.Error(grpcCode[KindOf(err)], err.Error())
 	}
-	s, detailErr := status.New(grpcCode[ue.Kind], ue.Msg).WithDetails(&errdetails.ErrorInfo{
+	// With bytes that are not UTF-8 all of it would be lost on the way.
+	s, detailErr := status.New(grpcCode[ue.Kind], strings.ToValidUTF8(ue.Msg, "\uFFFD")).WithDetails(&errdetails.ErrorInfo{
 		Domain: errorDomain, Reason: ue.ID,
 		Metadata: map[string]string{"kind": strconv.Itoa(int(ue.Kind)), "retry_after_ms": strconv.FormatInt(ue.RetryAfter.Milliseconds(), 10)},
 	})
