@@ -55,7 +55,7 @@ func askAs(t *testing.T, id string, r *http.Request) (int, string) {
 func TestHAPairIsOneSeries(t *testing.T) {
 	cfg := testConfig(t)
 	cfg.Limits.Defaults.HADedupe = true
-	a, now := start(t, cfg), time.Now().UnixMilli()
+	a, now := start(t, cfg), time.Now().Add(-time.Second).UnixMilli()
 	for i, c := range []struct {
 		replica string
 		v2      bool
