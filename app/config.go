@@ -146,7 +146,7 @@ func (c *Config) validateTarget() error {
 	}
 	m := c.members()
 	switch _, port, _ := net.SplitHostPort(c.Server.GRPCListenAddress); {
-	case m.Alone() && !(c.runs(targetDistributor) && c.runs(targetIngester) && c.runs(targetQuerier)):
+	case m.Alone() && (!c.runs(targetDistributor) || !c.runs(targetIngester) || !c.runs(targetQuerier)):
 		return fmt.Errorf("target: %s needs other processes; set memberlist.join so that they find each other", c.Target)
 	case !m.Alone() && port == "0" && !strings.Contains(c.Instance.AdvertiseAddress, ":"):
 		return errors.New("server.grpc_listen_address: a member of a cluster needs a port that others know, or instance.advertise_address with a port")

@@ -18,7 +18,7 @@ const metadataTTL = time.Hour
 // senders repeat it. The zero value is empty.
 type metadataStore struct {
 	mu     sync.RWMutex
-	byName map[string]map[metadata.Metadata]time.Time // when last received
+	byName map[string]map[metadata.Metadata]*time.Time // when last received
 }
 
 // update takes in what a request carries, for at most limit metrics; metadata
@@ -32,21 +32,23 @@ func (s *metadataStore) update(ms []wire.Metadata, limit int, now time.Time) {
 	for _, m := range ms {
 		md := metadata.Metadata{Type: m.Type, Unit: m.Unit, Help: m.Help}
 		known := s.byName[m.Family]
-		_, again := known[md]
-		if !again {
-			// The request's strings are on loan.
-			md.Unit, md.Help = strings.Clone(md.Unit), strings.Clone(md.Help)
+		if at := known[md]; at != nil {
+			// Through the pointer: assigning to the map would put the
+			// request's strings, which are on loan, in the place of ours.
+			*at = now
+			continue
 		}
+		md.Unit, md.Help = strings.Clone(md.Unit), strings.Clone(md.Help)
 		switch {
-		case again || known != nil && len(known) < maxMetadataPerMetric:
-			known[md] = now
+		case known != nil && len(known) < maxMetadataPerMetric:
+			known[md] = new(now)
 		case known != nil:
 		case limit > 0 && len(s.byName) >= limit:
 		default:
 			if s.byName == nil {
-				s.byName = map[string]map[metadata.Metadata]time.Time{}
+				s.byName = map[string]map[metadata.Metadata]*time.Time{}
 			}
-			s.byName[strings.Clone(m.Family)] = map[metadata.Metadata]time.Time{md: now}
+			s.byName[strings.Clone(m.Family)] = map[metadata.Metadata]*time.Time{md: new(now)}
 		}
 	}
 }

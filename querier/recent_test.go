@@ -385,7 +385,8 @@ func TestMergeExemplars(t *testing.T) {
 		require.Equal(t, []labels.Labels{a, b}[i], got[i].SeriesLabels)
 		require.Len(t, got[i].Exemplars, len(want))
 		for n, e := range got[i].Exemplars {
-			require.Equal(t, want[n], wire.ExemplarData{Labels: e.Labels, Bits: math.Float64bits(e.Value), T: e.Ts})
+			have := wire.ExemplarData{Labels: e.Labels, Bits: math.Float64bits(e.Value), T: e.Ts}
+			require.Equal(t, want[n], have)
 		}
 	}
 	require.Nil(t, mergeExemplars(nil))

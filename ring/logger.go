@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/go-kit/log"
+	"github.com/go-kit/log" //nolint:depguard // dskit is handed one
 	"github.com/go-kit/log/level"
 )
 
@@ -30,7 +30,7 @@ func (k kitLogger) Log(keyvals ...any) error {
 			attrs = append(attrs, slog.Any(key, value))
 		}
 	}
-	k.to.LogAttrs(context.Background(), lvl, msg, attrs...)
+	k.to.LogAttrs(context.Background(), lvl, msg, attrs...) //nolint:sloglint // the message is dskit's
 	return nil
 }
 

@@ -262,7 +262,7 @@ func TestCodecMemory(t *testing.T) {
 	got.Release()
 	require.Zero(t, pool.out)
 
-	out = mem.BufferSlice{mem.SliceBuffer(raw(15<<3|2, 200, 1, 1)), mem.SliceBuffer(make([]byte, 100))}
+	out = mem.BufferSlice{mem.SliceBuffer(raw(15<<3|2, 0xff, 0xff, 1)), mem.SliceBuffer(make([]byte, 10_000))}
 	data = lent()
 	require.Error(t, Codec{}.Unmarshal(data, got))
 	data.Free()
