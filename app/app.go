@@ -318,6 +318,9 @@ func (a *App) unready() string {
 	case starting:
 		for _, p := range a.parts {
 			if s := p.State(); s != services.Running {
+				if w, ok := p.Service.(interface{ WaitsFor() string }); ok && w.WaitsFor() != "" {
+					return fmt.Sprintf("starting: %s waits: %s", p.name, w.WaitsFor())
+				}
 				return fmt.Sprintf("starting: %s is %s", p.name, s)
 			}
 		}
