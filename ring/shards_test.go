@@ -69,6 +69,18 @@ func TestAShardGrowsWithItsSeries(t *testing.T) {
 	require.Equal(t, 4, p.shards.Reads("t"))
 }
 
+// Who comes later, or again, knows what the others know: were it to think that
+// a shard is smaller, it would not ask all that have data.
+func TestWhoComesLaterKnowsTheSizes(t *testing.T) {
+	t.Parallel()
+	six := func(tenant.ID) int { return 6 }
+	one := newProcess(t, "one", "").start(six)
+	one.grow("t", 6)
+	two := newProcess(t, "two", "", one).start(six)
+	require.Equal(t, 6, two.shards.Reads("t"))
+	require.Equal(t, 6, two.shards.Writes("t"))
+}
+
 // Whatever the order in which members hear of changes, all come to the same.
 func TestSizesOfShardsMergeInAnyOrder(t *testing.T) {
 	t.Parallel()

@@ -116,9 +116,11 @@ func TestWriteNeedsAQuorum(t *testing.T) {
 			s.fails["one"] = errDown
 			require.NoError(t, s.write(p.ring, "t", randomTokens(10)))
 
-			s.fails["two"] = errDown
+			s = newStores()
+			s.fails["one"], s.fails["two"] = errDown, errDown
 			requireTooFew(t, s.write(p.ring, "t", randomTokens(10)))
 
+			s = newStores()
 			fault := wire.Errorf(wire.Invalid, "err-of-the-sender", "no")
 			s.fails["one"], s.fails["two"] = fault, fault
 			err := s.write(p.ring, "t", randomTokens(10))
