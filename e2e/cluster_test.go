@@ -26,6 +26,8 @@ type cluster struct {
 	name string   // no other cluster on this machine has its label
 	net  *network // between the members; nil: nothing in between
 
+	smallDisks bool // see disk_linux_test.go
+
 	mu    sync.Mutex
 	nodes []*node
 }
@@ -49,7 +51,8 @@ type node struct {
 
 // The states of a node: what a client can expect of it.
 const (
-	away    int32 = iota // not started, killed, stopped or paused: no answer
+	left    int32 = iota // for good: nobody asks it any more
+	away                 // not started, killed, stopped or paused: no answer
 	cutOff               // others cannot be reached from it: any answer
 	present              // the right answer
 )
@@ -88,6 +91,9 @@ func (c *cluster) add(role string, count int, zones []string, label string) {
 		n := &node{hearth: newHearth(c.t), web: newEndpoint(c.t, "/prometheus"), role: role, label: label}
 		n.name = c.nextName(role, label)
 		n.dir = filepath.Join(filepath.Dir(n.dir), n.name)
+		if c.smallDisks && n.ingests() {
+			smallDisk(c.t, n.dir)
+		}
 		if len(zones) > 0 {
 			n.zone = zones[i%len(zones)]
 		}
@@ -280,19 +286,68 @@ func (n *node) stopCleanly() {
 func (n *node) startAgain() {
 	n.t.Helper()
 	n.launch()
-	n.awaitReady()
-	n.state.Store(present)
+	n.await()
 }
 
 // wipe takes away the disk of a process that does not run.
 func (n *node) wipe() {
 	n.t.Helper()
-	if n.state.Load() != away {
-		n.t.Fatalf("%s must be killed or stopped before its disk can be wiped", n.name)
-	}
+	n.mustBeAway()
 	if err := os.RemoveAll(n.dir); err != nil {
 		n.t.Fatal(err)
 	}
+}
+
+func (n *node) mustBeAway() {
+	n.t.Helper()
+	if n.state.Load() != away {
+		n.t.Fatalf("%s must be killed or stopped before its disk can be touched", n.name)
+	}
+}
+
+// damage changes what lies in the middle of each log of a process that does not
+// run.
+func (n *node) damage() {
+	n.t.Helper()
+	n.mustBeAway()
+	count := 0
+	err := filepath.WalkDir(filepath.Join(n.dir, "ingester"), func(path string, d os.DirEntry, err error) error {
+		if err != nil || filepath.Base(filepath.Dir(path)) != "wal" || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || info.Size() < 1<<12 {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		count++
+		_, err = f.WriteAt([]byte(strings.Repeat("not what it was ", 4)), info.Size()/2)
+		return errors.Join(err, f.Close())
+	})
+	if err != nil || count == 0 {
+		n.t.Fatalf("%d logs of %s were damaged: %v", count, n.name, err)
+	}
+}
+
+// await is the end of a start.
+func (n *node) await() {
+	n.t.Helper()
+	n.awaitReady()
+	n.state.Store(present)
+}
+
+// leave takes a process out of the cluster as an operator does.
+func (n *node) leave() {
+	n.t.Helper()
+	status, body, err := n.web.in(patience).do(http.MethodPost, "/ingester/shutdown", "", nil, nil)
+	if err != nil || status != http.StatusNoContent {
+		n.t.Fatalf("shutdown of %s: %d %s %v", n.name, status, body, err)
+	}
+	n.stopCleanly()
+	n.state.Store(left)
 }
 
 // pause stops a process where it is; its connections stay open.
@@ -388,7 +443,7 @@ func (c *cluster) forgetRecent() {
 	c.t.Helper()
 	var stopping []*node
 	for _, n := range c.nodes {
-		if n.state.Swap(away) == present {
+		if n.state.CompareAndSwap(present, away) {
 			n.askToStop()
 			stopping = append(stopping, n)
 		}
@@ -403,11 +458,10 @@ func (c *cluster) forgetRecent() {
 			}
 		}
 	}
-	for _, n := range c.nodes {
+	for _, n := range stopping {
 		n.launch()
 	}
-	for _, n := range c.nodes {
-		n.awaitReady()
-		n.state.Store(present)
+	for _, n := range stopping {
+		n.await()
 	}
 }

@@ -225,6 +225,54 @@ func TestPrometheus(t *testing.T) {
 	s.readBack()
 }
 
+// TestPrometheusIntoACluster: a real Prometheus writes into a cluster of which
+// one process after the other is restarted, always the one that it speaks with.
+// It tries again, by both protocols, and in the end every process answers with
+// what Prometheus has itself.
+func TestPrometheusIntoACluster(t *testing.T) {
+	t.Parallel()
+	shop := httptest.NewServer(newExporter(newRand(t, uint64(time.Now().UnixNano()))))
+	t.Cleanup(shop.Close)
+	c := newCluster(t)
+	c.add("node", 3, []string{"a", "b", "c"}, "")
+	c.awaitRing(3)
+	hearthDoor, selfDoor := newDoor(t), newDoor(t)
+	s := &scene{t: t}
+	hearthDoor.lead(t, c.nodes[0].url)
+	s.start = time.Now().UnixMilli()
+	s.p = startPrometheus(t, s.config(hearthDoor.host(), selfDoor.host(), strings.TrimPrefix(shop.URL, "http://")))
+	selfDoor.lead(t, s.p.url)
+	s.scrapes(3)
+	for range 2 {
+		for _, n := range c.nodes {
+			hearthDoor.lead(t, n.url)
+			s.scrapes(2)
+			n.stopCleanly()
+			s.scrapes(2)
+			n.startAgain()
+			hearthDoor.lead(t, n.url)
+			c.awaitRing(3)
+		}
+	}
+	s.scrapes(3)
+	s.end = time.Now().UnixMilli()
+	s.scrapes(2)
+	s.p.strip = externalLabel
+	for _, n := range c.nodes {
+		s.h = n.hearth
+		s.h.strip = externalLabel
+		for _, id := range queues {
+			s.compareSamples(id)
+		}
+	}
+	for _, what := range []string{"samples_failed_total", "samples_dropped_total"} {
+		lost := s.p.instant("", "sum(prometheus_remote_storage_"+what+")", time.Now().UnixMilli())
+		for _, v := range lost.Samples {
+			require.Equal(t, "0", v.Value[1], what)
+		}
+	}
+}
+
 // compareSamples waits until Hearth has every sample that Prometheus has.
 func (s *scene) compareSamples(id string) {
 	s.t.Helper()
