@@ -187,6 +187,11 @@ func TestHistogramsExemplarsMetadata(t *testing.T) {
 		res, err = eq.Select(0, math.MaxInt64, []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "__name__", "c_total")})
 		require.NoError(t, err)
 		require.Empty(t, res, "another tenant's exemplars")
+		eq, err = n.ExemplarQuerier(context.Background(), "a")
+		require.NoError(t, err)
+		res, err = eq.Select(0, math.MaxInt64, []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, bucket.PoolLabel, "a")})
+		require.NoError(t, err)
+		require.Empty(t, res, "by a label that is not there")
 
 		require.Len(t, n.read("a"), 4)
 		n.restart()
