@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // ReverseProxy takes no other logger
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -110,7 +110,7 @@ func newDoor(t testing.TB) *door {
 		},
 		Transport:    transport,
 		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
-		ErrorLog:     log.New(io.Discard, "", 0), //nolint:depguard // ReverseProxy takes no other logger
+		ErrorLog:     log.New(io.Discard, "", 0),
 	})
 	t.Cleanup(func() {
 		d.Close()
