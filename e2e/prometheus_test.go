@@ -285,16 +285,37 @@ func (s *scene) questions() (out []question) {
 	return out
 }
 
+// difference is how Hearth's answer differs from that of Prometheus, "" if it
+// does not.
+func (s *scene) difference(id string, q question) string {
+	s.t.Helper()
+	want, err := s.p.put("", q)
+	require.NoError(s.t, err)
+	got, err := s.h.put(id, q)
+	require.NoError(s.t, err)
+	if got == want {
+		return ""
+	}
+	return firstDifference(want, got)
+}
+
 func (s *scene) compareAnswers(id string) {
 	s.t.Helper()
 	questions := s.questions()
 	for _, q := range questions {
-		want, err := s.p.put("", q)
-		require.NoError(s.t, err)
-		got, err := s.h.put(id, q)
-		require.NoError(s.t, err)
-		if got != want {
-			s.t.Errorf("%s, %s: %s", id, q, firstDifference(want, got))
+		difference := s.difference(id, q)
+		if difference != "" && !strings.HasPrefix(q.path, "query") {
+			// A head names what it has, also of times that were not asked for. A
+			// series that comes up now is in one of the two first.
+			until(s.t, patience, "equal names", func() error {
+				if difference = s.difference(id, q); difference != "" {
+					return errors.New(difference)
+				}
+				return nil
+			})
+		}
+		if difference != "" {
+			s.t.Errorf("%s, %s: %s", id, q, difference)
 		}
 	}
 	s.t.Logf("%s: %d answers compared", id, len(questions))
