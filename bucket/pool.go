@@ -146,6 +146,13 @@ func splitMatchers(tenant string, ms []*labels.Matcher) (down, rest []*labels.Ma
 	return down, rest, false
 }
 
+// PoolMatchers restricts matchers to a tenant's series in a pool. It returns
+// false where no series can match, as one of them asks for the hidden label.
+func PoolMatchers(tenant string, ms []*labels.Matcher) ([]*labels.Matcher, bool) {
+	down, rest, none := splitMatchers(tenant, ms)
+	return append(down, rest...), !none
+}
+
 func matchAll(ls labels.Labels, ms []*labels.Matcher) bool {
 	for _, m := range ms {
 		if !m.Matches(ls.Get(m.Name)) {

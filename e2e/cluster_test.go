@@ -145,7 +145,7 @@ func (c *cluster) configure(group []*node) {
 		n.http, n.grpc, n.gossip = freePort(c.t), freePort(c.t), freePort(c.t)
 		n.host = "127.0.0.1"
 		if c.net != nil {
-			n.host = c.net.put(n, slices.Index(c.nodes, n)+1)
+			c.net.put(n, slices.Index(c.nodes, n)+1)
 		}
 	}
 	var join []string

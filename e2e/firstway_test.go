@@ -246,7 +246,7 @@ func TestWrongConfiguration(t *testing.T) {
 		want string
 	}{
 		{[]string{"-set", "ingester.blok_range=1h"}, "ingester.block_range"},
-		{[]string{"-set", "server.http_listen_adress=:1"}, "server.http_listen_address"},
+		{[]string{"-set", "server.http_listen_adress=:1"}, "server.http_listen_address"}, //nolint:misspell // on purpose
 		{[]string{"-set", "limits.tenants.t.max_serie=1"}, "max_series"},
 		{[]string{"-set", "ingester.block_range=1s"}, "block_range: must be at least 1m"},
 		{[]string{"-set", "bucket.type=tape"}, "bucket.type"},

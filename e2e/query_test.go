@@ -75,26 +75,6 @@ func (e *endpoint) do(method, path, tenant string, header http.Header, body []by
 	return res.StatusCode, string(text), err
 }
 
-// metric is one of the metrics that the server has of itself, named as in the
-// text format with its labels in order, 0 if it is not there.
-func (e *endpoint) metric(name string) float64 {
-	e.t.Helper()
-	_, body, err := e.get("/metrics")
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	for line := range strings.Lines(body) {
-		if rest, ok := strings.CutPrefix(line, name+" "); ok {
-			var v float64
-			if _, err := fmt.Sscan(rest, &v); err != nil {
-				e.t.Fatal(err)
-			}
-			return v
-		}
-	}
-	return 0
-}
-
 // envelope is what the query API wraps its answers in.
 type envelope struct {
 	Status    string          `json:"status"`

@@ -105,21 +105,27 @@ func (a *appending) target(t int64) (*target, error) {
 // refusals are counted and do not.
 func (a *appending) series(n int) error {
 	s := &a.r.Series[n]
+	h := s.Histograms.Lo
 	for k := s.Samples.Lo; k < s.Samples.Hi; k++ {
 		sample := &a.r.Samples[k]
+		// A series that has both is appended in order of time: the log has a
+		// histogram behind a later float (a stale marker, mostly) as one that
+		// comes too late.
+		for ; h < s.Histograms.Hi && a.r.Histograms[h].T <= sample.T; h++ {
+			if err := a.histogram(n, h); err != nil {
+				return err
+			}
+		}
 		stored, err := a.sample(n, sample.T, sample.V, nil, nil)
 		if err != nil {
 			return err
 		}
 		a.pushed.Samples += stored
 	}
-	for k := s.Histograms.Lo; k < s.Histograms.Hi; k++ {
-		sample := &a.r.Histograms[k]
-		stored, err := a.sample(n, sample.T, 0, sample.H, sample.FH)
-		if err != nil {
+	for ; h < s.Histograms.Hi; h++ {
+		if err := a.histogram(n, h); err != nil {
 			return err
 		}
-		a.pushed.Histograms += stored
 	}
 	for k := s.Exemplars.Lo; k < s.Exemplars.Hi; k++ {
 		if err := a.exemplar(n, &a.r.Exemplars[k]); err != nil {
@@ -127,6 +133,14 @@ func (a *appending) series(n int) error {
 		}
 	}
 	return nil
+}
+
+// histogram appends histogram k of the request, which is of series n.
+func (a *appending) histogram(n int, k uint32) error {
+	sample := &a.r.Histograms[k]
+	stored, err := a.sample(n, sample.T, 0, sample.H, sample.FH)
+	a.pushed.Histograms += stored
+	return err
 }
 
 var (

@@ -47,7 +47,7 @@ func (i *Ingester) flushHandler(w http.ResponseWriter, r *http.Request) {
 		Status string   `json:"status"`
 		Blocks []string `json:"blocks"`
 		Error  string   `json:"error,omitempty"`
-	}{"success", blocks, ""}
+	}{"success", append([]string{}, blocks...), ""} // a list also where it is empty
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
 		answer.Status, answer.Error = "error", err.Error()

@@ -187,12 +187,39 @@ func TestHistogramsExemplarsMetadata(t *testing.T) {
 		res, err = eq.Select(0, math.MaxInt64, []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "__name__", "c_total")})
 		require.NoError(t, err)
 		require.Empty(t, res, "another tenant's exemplars")
+		eq, err = n.ExemplarQuerier(context.Background(), "a")
+		require.NoError(t, err)
+		res, err = eq.Select(0, math.MaxInt64, []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, bucket.PoolLabel, "a")})
+		require.NoError(t, err)
+		require.Empty(t, res, "by a label that is not there")
 
 		require.Len(t, n.read("a"), 4)
 		n.restart()
 		require.Len(t, n.read("a"), 4)
 		require.Contains(t, n.read("a", labels.MustNewMatcher(labels.MatchEqual, "__name__", "h"))[0], tsdbutil.GenerateTestHistogram(1).String())
-		_ = histogram.Histogram{}
+	})
+}
+
+// A sender may put a series' histograms and the stale marker behind them, which
+// is a float, into one entry: then it does not say which comes first.
+func TestHistogramsBesideFloatsSurviveRestart(t *testing.T) {
+	inBothHeads(t, func(t *testing.T, n *node) {
+		n.start()
+		b := base()
+		first := series(`h`)
+		first.Histograms = []prompb.Histogram{prompb.FromIntHistogram(b-1, tsdbutil.GenerateTestHistogram(0))}
+		n.push("a", first)
+		s := series(`h`, at(b+2, math.Float64frombits(value.StaleNaN)))
+		s.Histograms = []prompb.Histogram{prompb.FromIntHistogram(b, tsdbutil.GenerateTestHistogram(1)), prompb.FromIntHistogram(b+1, tsdbutil.GenerateTestHistogram(2))}
+		p := n.push("a", s)
+		require.Equal(t, 1, p.Samples)
+		require.Equal(t, 2, p.Histograms)
+		before := n.read("a")
+		for _, histogram := range []*histogram.Histogram{tsdbutil.GenerateTestHistogram(1), tsdbutil.GenerateTestHistogram(2)} {
+			require.Contains(t, before[0], histogram.String())
+		}
+		n.restart()
+		require.Equal(t, before, n.read("a"))
 	})
 }
 

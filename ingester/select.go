@@ -166,7 +166,9 @@ type exemplarQuerier struct {
 func (q *exemplarQuerier) Select(start, end int64, sets ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
 	pooled := make([][]*labels.Matcher, 0, len(sets))
 	for _, ms := range sets {
-		pooled = append(pooled, append(slices.Clip(ms), labels.MustNewMatcher(labels.MatchEqual, bucket.PoolLabel, string(q.id))))
+		if inPool, some := bucket.PoolMatchers(string(q.id), ms); some {
+			pooled = append(pooled, inPool)
+		}
 	}
 	out, err := q.pool.Select(start, end, pooled...)
 	if err != nil {
