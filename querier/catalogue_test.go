@@ -1,4 +1,4 @@
-package storegateway
+package querier
 
 import (
 	"context"
