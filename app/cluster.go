@@ -138,6 +138,7 @@ func (a *App) findGateways(p *peers, gateway *storegateway.Gateway, list *querie
 		if err != nil {
 			return nil, err
 		}
+		member.Leave(true) // when it stops: nobody needs what it has, others can fetch it
 		a.parts = append(a.parts, part{"gateway-membership", member})
 	}
 	return querier.NewGateways(list, r, p.way.toStore, a.cfg.Limits.Of), nil

@@ -23,6 +23,10 @@ const (
 	// indexPerGateway is how many bytes of block indexes of one tenant one
 	// gateway is meant to keep. A tenant that has more is spread over more.
 	indexPerGateway = 1 << 30
+
+	// A gateway that restarts is reached again before long.
+	storePatience = time.Second
+	storeAgain    = 200 * time.Millisecond
 )
 
 // sought is a block to search, and the gateways that have not been asked.
@@ -37,19 +41,31 @@ type sought struct {
 // searched.
 type asking[T any] func(ctx context.Context, c wire.StoreServer, blocks wire.Blocks, heard func()) (T, []ulid.ULID, error)
 
-// searchAll asks for all blocks that a query needs.
+// searchAll asks for all blocks that a query needs, and again for a moment where
+// nobody can answer.
 func searchAll[T any](ctx context.Context, q *gatewaysQuerier, do asking[T]) ([]T, error) {
-	answers, err := fromBlocks(ctx, q.g.list, q.id, q.span.MinT, q.span.MaxT, q.skip, func(n *need) ([]T, error) {
-		list, err := q.g.place(string(q.id), n)
-		if err != nil {
+	for began := time.Now(); ; {
+		answers, err := fromBlocks(ctx, q.g.list, q.id, q.span.MinT, q.span.MaxT, q.skip, func(n *need) ([]T, error) {
+			list, err := q.g.place(string(q.id), n)
+			if err != nil {
+				return nil, err
+			}
+			return search(ctx, q.g, list, do)
+		})
+		switch {
+		case err == nil:
+			return answers, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case isFinal(ctx, err) || time.Since(began) > storePatience:
 			return nil, err
 		}
-		return search(ctx, q.g, list, do)
-	})
-	if err != nil && ctx.Err() != nil {
-		return nil, ctx.Err()
+		select {
+		case <-time.After(storeAgain):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	return answers, err
 }
 
 // place finds the gateways of each block. Each pair of tenant and block has a
