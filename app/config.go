@@ -24,7 +24,7 @@ import (
 
 // Config is everything that can be set, one section for each package.
 type Config struct {
-	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier; write: the first two; read: the querier; all: everything in one process
+	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, storegateway; write: the first two; read: the querier; backend: the store gateway; all: everything in one process
 	DataDir      string                `yaml:"data_dir"` // folder for everything that is kept on local disk
 	Log          LogConfig             `yaml:"log"`
 	Server       ServerConfig          `yaml:"server"`
@@ -55,21 +55,23 @@ type ServerConfig struct {
 
 // The parts that can be targets, and the groups of them.
 const (
-	targetDistributor = "distributor"
-	targetIngester    = "ingester"
-	targetQuerier     = "querier" // with a store gateway of its own
-	targetAll         = "all"
+	targetDistributor  = "distributor"
+	targetIngester     = "ingester"
+	targetQuerier      = "querier"
+	targetStoreGateway = "storegateway"
+	targetAll          = "all"
 )
 
 var targetGroups = map[string][]string{
-	targetAll: {targetDistributor, targetIngester, targetQuerier},
+	targetAll: {targetDistributor, targetIngester, targetQuerier, targetStoreGateway},
 	"write":   {targetDistributor, targetIngester},
 	"read":    {targetQuerier},
+	"backend": {targetStoreGateway},
 }
 
 // laterTargets are known here so that the error says "not yet" and not
 // "unknown".
-var laterTargets = []string{"storegateway", "compactor", "ruler", "alertmanager", "backend"}
+var laterTargets = []string{"compactor", "ruler", "alertmanager"}
 
 // runs says whether a part is among the targets.
 func (c *Config) runs(part string) bool {

@@ -60,7 +60,7 @@ const (
 // The parts that processes of a cluster run, and what a story calls those.
 var targets = map[string]string{
 	"node": "all", "ingester": "ingester", "distributor": "distributor", "querier": "querier",
-	"writer": "write", "reader": "read",
+	"gateway": "storegateway", "writer": "write", "reader": "read", "backend": "backend",
 }
 
 func (n *node) ingests() bool {
@@ -73,6 +73,11 @@ func (n *node) distributes() bool {
 
 func (n *node) queries() bool {
 	return slices.Contains([]string{"node", "querier", "reader"}, n.role)
+}
+
+// keepsBlocks says that it has a store gateway.
+func (n *node) keepsBlocks() bool {
+	return slices.Contains([]string{"node", "gateway", "backend"}, n.role)
 }
 
 var clusters atomic.Int32
@@ -167,7 +172,7 @@ func (c *cluster) configure(group []*node) {
 			"memberlist.join=" + strings.Join(join, ","),
 			"memberlist.cluster_label=" + c.name + n.label,
 			"bucket.filesystem.dir=" + filepath.Join(c.dir, "bucket"+n.label),
-			"storegateway.refresh_interval=2s",
+			"querier.refresh_interval=2s",
 			"limits.tenants.own={own_head: true}",
 		}
 	}
@@ -370,15 +375,15 @@ func (n *node) signal(s syscall.Signal) {
 	}
 }
 
-// member is what one process knows of an ingester.
+// member is what one process knows of another one.
 type member struct {
 	ID        string    `json:"id"`
 	State     string    `json:"state"`
 	Heartbeat time.Time `json:"timestamp"`
 }
 
-func (n *node) ring() ([]member, error) {
-	status, body, err := n.do(http.MethodGet, "/ring", "", http.Header{"Accept": {"application/json"}}, nil)
+func (n *node) ring(path string) ([]member, error) {
+	status, body, err := n.do(http.MethodGet, path, "", http.Header{"Accept": {"application/json"}}, nil)
 	if err != nil || status != http.StatusOK {
 		return nil, fmt.Errorf("%d %s %w", status, body, err)
 	}
@@ -390,28 +395,32 @@ func (n *node) ring() ([]member, error) {
 
 // awaitRing waits until every process that can be asked knows as many healthy
 // ingesters as there should be: exactly those with its label that are present.
+// Those that ask store gateways know these, too.
 func (c *cluster) awaitRing(count int) {
 	c.t.Helper()
 	until(c.t, patience, fmt.Sprintf("a ring of %d", count), func() error {
 		var errs []error
 		for _, n := range c.nodes {
 			if n.state.Load() == present {
-				errs = append(errs, c.checkRing(n, count))
+				errs = append(errs, c.checkRing(n, "/ring", (*node).ingests))
+			}
+			if n.state.Load() == present && n.queries() {
+				errs = append(errs, c.checkRing(n, "/store-gateway/ring", (*node).keepsBlocks))
+			}
+			if there := len(c.those(n.label, (*node).ingests)); there != count {
+				errs = append(errs, fmt.Errorf("%d ingesters are present", there))
 			}
 		}
 		return errors.Join(errs...)
 	})
 }
 
-func (c *cluster) checkRing(n *node, count int) error {
+func (c *cluster) checkRing(n *node, path string, kind func(*node) bool) error {
 	want := map[string]time.Time{}
-	for _, other := range c.those(n.label, (*node).ingests) {
+	for _, other := range c.those(n.label, kind) {
 		want[other.name] = other.since.Truncate(time.Second) // as heartbeats are
 	}
-	if len(want) != count {
-		return fmt.Errorf("%d ingesters are present: %v", len(want), slices.Sorted(maps.Keys(want)))
-	}
-	members, err := n.ring()
+	members, err := n.ring(path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", n.name, err)
 	}
@@ -422,7 +431,7 @@ func (c *cluster) checkRing(n *node, count int) error {
 		}
 	}
 	if !slices.Equal(slices.Sorted(maps.Keys(healthy)), slices.Sorted(maps.Keys(want))) {
-		return fmt.Errorf("%s knows %v, there are %v", n.name, slices.Sorted(maps.Keys(healthy)), slices.Sorted(maps.Keys(want)))
+		return fmt.Errorf("%s at %s knows %v, there are %v", n.name, path, slices.Sorted(maps.Keys(healthy)), slices.Sorted(maps.Keys(want)))
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 // TestStories plays the stories of failures in testdata, one step a line:
 //
 //	tier plain                           also without the build tag e2e
-//	start 3 ingesters zones a,b,c        nodes (they do all), writers, readers, distributors, queriers;
+//	start 3 ingesters zones a,b,c        nodes (they do all), writers, readers, distributors, queriers, gateways;
 //	                                     named ingester-1 and so on; with label red: red-ingester-1, which
 //	                                     knows where the others are, but belongs to another cluster
 //	network                              before the first start: put something between them that can be cut
