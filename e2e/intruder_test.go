@@ -49,7 +49,7 @@ func (s *story) intruder(w []string) {
 	s.cluster.run(beating)
 	for _, n := range s.cluster.those("", (*node).ingests) {
 		until(s.t, patience, n.name+" to know the intruder", func() error {
-			members, err := n.ring()
+			members, err := n.ring("/ring")
 			for _, m := range members {
 				if m.ID == id {
 					return nil
