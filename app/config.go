@@ -143,7 +143,7 @@ func (c *Config) validateTarget() error {
 		case slices.Contains(laterTargets, t):
 			return fmt.Errorf("target: %s cannot run on its own yet", t)
 		case targetGroups[t] == nil && !slices.Contains(targetGroups[targetAll], t):
-			return fmt.Errorf("target: %q is unknown, valid are %s, %s, %s, write, read and %s", t, targetDistributor, targetIngester, targetQuerier, targetAll)
+			return fmt.Errorf("target: %q is unknown, valid are %s, write, read, backend and %s", t, strings.Join(targetGroups[targetAll], ", "), targetAll)
 		}
 	}
 	m := c.members()
