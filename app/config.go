@@ -37,6 +37,8 @@ type Config struct {
 	Ingester     ingester.Config       `yaml:"ingester"`
 	StoreGateway storegateway.Config   `yaml:"storegateway"`
 	Querier      querier.Config        `yaml:"querier"`
+	Auth         tenant.AuthConfig     `yaml:"auth"`
+	Tenants      tenant.Config         `yaml:"tenants"`
 	Limits       tenant.LimitsConfig   `yaml:"limits"`
 }
 
@@ -105,6 +107,8 @@ func DefaultConfig() Config {
 		Ingester:     ingester.DefaultConfig(),
 		StoreGateway: storegateway.DefaultConfig(),
 		Querier:      querier.DefaultConfig(),
+		Auth:         tenant.DefaultAuthConfig(),
+		Tenants:      tenant.DefaultConfig(),
 		Limits:       tenant.LimitsConfig{Defaults: tenant.DefaultLimits()},
 	}
 }
@@ -122,6 +126,8 @@ func (c *Config) Validate() error {
 		section("ingester", c.Ingester.Validate()),
 		section("storegateway", c.StoreGateway.Validate()),
 		section("querier", c.Querier.Validate()),
+		section("auth", c.Auth.Validate()),
+		section("tenants", c.Tenants.Validate()),
 		validateLimits(&c.Limits),
 	)
 }

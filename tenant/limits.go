@@ -85,8 +85,10 @@ type LimitsConfig struct {
 // Of returns the limits of a tenant. It is cheap enough to be called on every
 // request; the caller does not change what it points to.
 func (c *LimitsConfig) Of(id ID) *Limits {
-	if l, ok := c.Tenants[id]; ok {
-		return &l
+	l, ok := c.Tenants[id]
+	if !ok {
+		return &c.Defaults
 	}
-	return &c.Defaults
+	own := l // so that only these tenants cost an allocation
+	return &own
 }
