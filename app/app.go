@@ -36,6 +36,7 @@ import (
 	"github.com/hearth-metrics/hearth/querier"
 	"github.com/hearth-metrics/hearth/storegateway"
 	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/tenant/meter"
 	"github.com/hearth-metrics/hearth/transport"
 )
 
@@ -73,6 +74,7 @@ type App struct {
 	transport *transport.Transport
 	registry  *tenant.Registry
 	auth      *tenant.Auth
+	meter     *meter.Meter
 	operators *mux.Router // where routes go that are for operators
 }
 
@@ -145,6 +147,9 @@ func (a *App) build(reg prometheus.Registerer) error {
 		}
 		ing.RegisterRoutes(a.operators)
 	}
+	if err := a.meterTenants(b, ing); err != nil {
+		return err
+	}
 	peers, err := a.findPeers(ing)
 	if err != nil {
 		return err
@@ -157,6 +162,7 @@ func (a *App) build(reg prometheus.Registerer) error {
 		if peers.distributors != nil {
 			dist.ShareLimits(peers.distributors.Healthy)
 		}
+		dist.CountWith(a.meter)
 		a.parts = append(a.parts, part{"distributor", dist})
 		dist.RegisterRoutes(a.doors.of(tenant.MetricsWrite))
 		dist.RegisterOperatorRoutes(a.operators)
@@ -171,6 +177,7 @@ func (a *App) build(reg prometheus.Registerer) error {
 		if err != nil {
 			return fmt.Errorf("build the querier: %w", err)
 		}
+		quer.CountWith(a.meter)
 		a.parts = append(a.parts, part{"storegateway", gateway}, part{"querier", quer})
 		quer.RegisterRoutes(a.doors.of(tenant.MetricsRead))
 	}

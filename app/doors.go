@@ -1,12 +1,8 @@
 package app
 
 import (
-	"fmt"
-	"net"
-
 	"github.com/gorilla/mux"
 
-	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
@@ -54,41 +50,4 @@ func (d doors) scopeOf(above []*mux.Route) string {
 		}
 	}
 	return ""
-}
-
-// knowTenants makes the registry and the door that asks it.
-func (a *App) knowTenants(b bucket.Bucket) (err error) {
-	a.registry, err = tenant.New(a.cfg.Tenants, tenant.Options{
-		Limits: a.cfg.Limits, Bucket: b, DataDir: a.cfg.DataDir, FirstToken: a.cfg.Auth.Mode == tenant.ModeToken,
-	}, a.logger, a.reg)
-	if err != nil {
-		return fmt.Errorf("build the registry of tenants: %w", err)
-	}
-	a.auth, err = tenant.NewAuth(a.cfg.Auth, a.registry)
-	return err
-}
-
-// warnIfTrusting tells an operator who listens to the world that whoever
-// reaches the port can be any tenant.
-func (a *App) warnIfTrusting() {
-	if a.cfg.Auth.Mode != tenant.ModeHeader {
-		return
-	}
-	host, _, err := net.SplitHostPort(a.cfg.Server.HTTPListenAddress)
-	if err != nil {
-		return
-	}
-	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
-		return
-	}
-	a.logger.Warn("WHOEVER REACHES THIS PORT IS ANY TENANT AND OPERATOR that he says he is: let nobody but a trusted proxy reach it, or set auth.mode to token",
-		"address", a.cfg.Server.HTTPListenAddress, "header", tenant.Header)
-}
-
-// howToSay is how a client says who it is.
-func (a *App) howToSay() string {
-	if a.cfg.Auth.Mode == tenant.ModeToken {
-		return "Requests need a token; with an operator's token POST /admin/v1/tenants makes a tenant and its first token."
-	}
-	return `Send the tenant in the header ` + tenant.Header + `, for example "demo".`
 }

@@ -81,7 +81,7 @@ func (r *rates) sweep(now time.Time) {
 
 // checkRate takes n samples out of the tenant's bucket. A request that does
 // not fit is refused whole: the sender sends it again later, unchanged.
-func (d *Distributor) checkRate(id tenant.ID, l *tenant.Limits, n int) error {
+func (d *Distributor) checkRate(id tenant.ID, l *tenant.Limits, n int) *wire.UserError {
 	if l.IngestionRate <= 0 || n == 0 {
 		return nil
 	}

@@ -318,4 +318,3 @@ func (p *Replicas) Metadata(ctx context.Context, id tenant.ID, metric string, li
 	}
 	return out, nil
 }
-

@@ -59,7 +59,7 @@ func (c *Cluster) Ring(role string, shards *Shards) (*Ring, error) {
 	}
 	cfg := dsring.Config{
 		HeartbeatTimeout:     heartbeatTimeout,
-		ReplicationFactor:    c.members.replicationFactor(),
+		ReplicationFactor:    c.members.ReplicationFactor(),
 		ZoneAwarenessEnabled: c.members.Instance.Zone != "",
 		StatusPageConfig:     dsring.StatusPageConfig{HideTokensUIElements: true},
 	}

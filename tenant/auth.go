@@ -11,11 +11,6 @@ import (
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-// Header carries the tenant's ID. Without a token it is set by a trusted client
-// or proxy; with one it says which of the tenants is meant that the token may
-// use. Its name and meaning are those of Cortex and Mimir.
-const Header = "X-Scope-OrgID"
-
 // Auth is the door: it finds out who sends a request, and lets in whom its
 // route's scope allows. Safe for concurrent use.
 type Auth struct {
