@@ -140,11 +140,14 @@ func decodeShard(b []byte) (*shard, error) {
 
 func encodeGzip(v any) ([]byte, error) {
 	var out bytes.Buffer
-	z := gzip.NewWriter(&out)
+	z, err := gzip.NewWriterLevel(&out, gzip.BestSpeed) // hashes do not get smaller
+	if err != nil {
+		return nil, err
+	}
 	if err := json.NewEncoder(z).Encode(v); err != nil {
 		return nil, err
 	}
-	err := z.Close()
+	err = z.Close()
 	return out.Bytes(), err
 }
 

@@ -1,7 +1,6 @@
 package tenant
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -20,15 +19,14 @@ import (
 
 // world is registries over one bucket, as processes of a cluster are.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	bucket *weakBucket
 	cfg    Config
 	mode   AuthConfig
 	limits LimitsConfig
-	log    bytes.Buffer
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	cfg := bucket.DefaultConfig()
 	b, err := bucket.New(cfg, t.TempDir(), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
