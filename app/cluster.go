@@ -82,6 +82,7 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 	if ing == nil {
 		p.writes = distributor.NewReplicas(r, "", nil, w.to)
 	} else {
+		ing.ShareLimits(func(id tenant.ID) (copies, members int) { return r.ReplicationFactor(), shards.Writes(id) })
 		w.self = ing.Server()
 		wire.RegisterIngester(a.grpc, w.self)
 		a.parts = append(a.parts, part{"ingester", ing})

@@ -209,5 +209,5 @@ func notNegative(path string, l tenant.Limits) error {
 			return fmt.Errorf("%s.%s: must not be negative, 0 means no limit", path, name)
 		}
 	}
-	return nil
+	return section(path, l.Validate())
 }

@@ -56,7 +56,7 @@ func TestNoWayPastALabelPolicy(t *testing.T) {
 	operator.must(http.StatusCreated, http.MethodPost, "/admin/v1/tokens", `{"tenant":"acme","scopes":["metrics:read"],"label_policy":"{team=\"payments\"}"}`, &narrow)
 	c := client{t: t, app: a, token: narrow.Secret}
 
-	at, from, to := fmt.Sprint(now.Unix()), fmt.Sprint(now.Unix()-60), fmt.Sprint(now.Unix()+60)
+	at, from, to := fmt.Sprint(now.Unix()+1), fmt.Sprint(now.Unix()-60), fmt.Sprint(now.Unix()+60)
 	exprs := []string{
 		`shared`, `{__name__=~".+"}`, `{team="secret"}`, `{team!="payments"}`, `{team=~"payments|secret"}`, `{team=""}`,
 		`shared{team="secret"} or shared`, `sum by (team) ({__name__=~".+"})`, `absent(nothing) + on() group_right() shared`,

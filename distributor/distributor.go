@@ -32,15 +32,16 @@ type Ingester interface {
 type Distributor struct {
 	services.Service
 
-	cfg      Config
-	ingester Ingester
-	limits   func(tenant.ID) *tenant.Limits
-	logger   *slog.Logger
-	metrics  *metrics
-	rates    rates
-	inflight inflight
-	ha       *haTracker
-	now      func() time.Time
+	cfg       Config
+	ingester  Ingester
+	limits    func(tenant.ID) *tenant.Limits
+	logger    *slog.Logger
+	metrics   *metrics
+	rates     rates // of samples
+	byteRates rates
+	inflight  inflight
+	ha        *haTracker
+	now       func() time.Time
 
 	distributors func() int // that are healthy, this one among them
 	meter        Meter

@@ -100,7 +100,7 @@ func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b
 		return outcome{}, err
 	}
 	samples := len(b.request.Samples) + len(b.request.Histograms)
-	if err := d.checkRate(id, limits, samples); err != nil {
+	if err := d.checkRates(id, limits, samples, len(b.body)); err != nil {
 		d.meter.Refused(id, err, []wire.RefusalCount{{ID: err.ID, Count: samples}})
 		return outcome{}, err
 	}

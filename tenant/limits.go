@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -21,6 +22,9 @@ type Limits struct {
 	PastGracePeriod         model.Duration `yaml:"past_grace_period"`            // how far in the past; 0: only out_of_order_window decides
 	IngestionRate           float64        `yaml:"ingestion_rate"`               // samples per second
 	IngestionBurst          int            `yaml:"ingestion_burst_size"`         // samples
+	IngestionBytesRate      float64        `yaml:"ingestion_bytes_rate"`         // bytes of write requests per second, decompressed
+	IngestionBytesBurst     int            `yaml:"ingestion_bytes_burst_size"`   // bytes; counts only with ingestion_bytes_rate
+	RateLimitStatus         int            `yaml:"rate_limit_status"`            // how senders that are too fast are answered: 429, which Prometheus drops unless retry_on_http_429 is true, or 503, which it sends again
 
 	// Pairs of Prometheus that scrape the same. Deduplicated by the distributor.
 	HADedupe       bool   `yaml:"ha_dedupe"`        // of replicas that differ in ha_replica_label only, store what one sends
@@ -57,6 +61,8 @@ func DefaultLimits() Limits {
 		CreationGracePeriod:     model.Duration(10 * time.Minute),
 		IngestionRate:           1_000_000,
 		IngestionBurst:          4_000_000,
+		IngestionBytesBurst:     64 << 20,
+		RateLimitStatus:         429,
 
 		HAClusterLabel: "cluster",
 		HAReplicaLabel: "__replica__",
@@ -72,6 +78,14 @@ func DefaultLimits() Limits {
 		MaxChunkBytes:      2 << 30,
 		MaxQueries:         20,
 	}
+}
+
+// Validate names the first limit that has a value that cannot be.
+func (l *Limits) Validate() error {
+	if l.RateLimitStatus != 429 && l.RateLimitStatus != 503 {
+		return fmt.Errorf("rate_limit_status: want 429 or 503, got %d", l.RateLimitStatus)
+	}
+	return nil
 }
 
 // LimitsConfig is where limits come from: what everyone has, and for some

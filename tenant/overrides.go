@@ -34,8 +34,14 @@ func LimitNames() []string { return slices.Sorted(maps.Keys(limitFields)) }
 
 // Validate names the first limit that is unknown or has a value that cannot be.
 func (o Overrides) Validate() error {
-	var l Limits
-	return o.apply(&l)
+	l := DefaultLimits()
+	if err := o.apply(&l); err != nil {
+		return err
+	}
+	if err := l.Validate(); err != nil { // the defaults are sound, so it is one of these
+		return fieldError("limits", "%s", err)
+	}
+	return nil
 }
 
 // apply sets in l what is overridden.
