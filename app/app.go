@@ -35,6 +35,8 @@ import (
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
 	"github.com/hearth-metrics/hearth/storegateway"
+	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/tenant/meter"
 	"github.com/hearth-metrics/hearth/transport"
 )
 
@@ -59,6 +61,7 @@ type App struct {
 	parts   []part // in the order of start; stopped in reverse
 	failed  chan error
 	routes  *mux.Router
+	doors   doors
 	http    *http.Server
 	grpc    *grpc.Server
 	health  *health.Server
@@ -69,6 +72,10 @@ type App struct {
 	served  chan error // one value from each server when it returns
 
 	transport *transport.Transport
+	registry  *tenant.Registry
+	auth      *tenant.Auth
+	meter     *meter.Meter
+	operators *mux.Router // where routes go that are for operators
 }
 
 // The phases of an App's life, in order.
@@ -115,27 +122,33 @@ func newApp(cfg Config, logger *slog.Logger, reg registry) (*App, error) {
 // build makes the parts and hands each what it needs of the others. It is the
 // one place that knows them all, so it is a list, not an abstraction.
 func (a *App) build(reg prometheus.Registerer) error {
-	cfg, logger, limits := a.cfg, a.logger, a.cfg.Limits.Of
+	cfg, logger := a.cfg, a.logger
 	var err error
 	if a.transport, err = transport.New(cfg.Cluster, cfg.Server.HTTPTLS, logger, reg); err != nil {
 		return err
 	}
-	a.routes = a.newRouter()
-	tenants := a.tenantRouter()
-	a.http = a.newHTTPServer()
-	a.grpc, a.health = newGRPCServer(a.transport)
-
 	b, err := bucket.New(cfg.Bucket, cfg.DataDir, logger, reg)
 	if err != nil {
 		return fmt.Errorf("open the bucket: %w", err)
 	}
+	if err := a.knowTenants(b); err != nil {
+		return err
+	}
+	limits := a.registry.Limits
+	a.routes = a.newRouter()
+	a.http = a.newHTTPServer()
+	a.grpc, a.health = newGRPCServer(a.transport)
+
 	a.parts = append(a.parts, part{"bucket", services.NewBasicService(nil, a.lookAt(b), nil)})
 	var ing *ingester.Ingester
 	if cfg.runs(targetIngester) {
 		if ing, err = ingester.New(cfg.Ingester, cfg.DataDir, b, limits, logger, reg); err != nil {
 			return fmt.Errorf("build the ingester: %w", err)
 		}
-		ing.RegisterRoutes(a.routes)
+		ing.RegisterRoutes(a.operators)
+	}
+	if err := a.meterTenants(b, ing); err != nil {
+		return err
 	}
 	peers, err := a.findPeers(ing)
 	if err != nil {
@@ -149,11 +162,12 @@ func (a *App) build(reg prometheus.Registerer) error {
 		if peers.distributors != nil {
 			dist.ShareLimits(peers.distributors.Healthy)
 		}
+		dist.CountWith(a.meter)
 		a.parts = append(a.parts, part{"distributor", dist})
-		dist.RegisterRoutes(tenants)
-		dist.RegisterOperatorRoutes(a.routes)
+		dist.RegisterRoutes(a.doors.of(tenant.MetricsWrite))
+		dist.RegisterOperatorRoutes(a.operators)
 	}
-	if err := a.buildReaders(b, peers, tenants); err != nil {
+	if err := a.buildReaders(b, peers); err != nil {
 		return err
 	}
 	if peers.membership != nil { // last: others send work when it runs
@@ -164,8 +178,8 @@ func (a *App) build(reg prometheus.Registerer) error {
 
 // buildReaders makes the store gateway, and the querier, which asks it, or all
 // gateways where there are others.
-func (a *App) buildReaders(b bucket.Bucket, peers *peers, tenants *mux.Router) error {
-	cfg, logger, limits := a.cfg, a.logger, a.cfg.Limits.Of
+func (a *App) buildReaders(b bucket.Bucket, peers *peers) error {
+	cfg, logger, limits := a.cfg, a.logger, a.registry.Limits
 	var gateway *storegateway.Gateway
 	var err error
 	if cfg.runs(targetStoreGateway) {
@@ -184,8 +198,9 @@ func (a *App) buildReaders(b bucket.Bucket, peers *peers, tenants *mux.Router) e
 	if err != nil {
 		return fmt.Errorf("build the querier: %w", err)
 	}
+	quer.CountWith(a.meter)
 	a.parts = append(a.parts, part{"catalogue", list}, part{"querier", quer})
-	quer.RegisterRoutes(tenants)
+	quer.RegisterRoutes(a.doors.of(tenant.MetricsRead))
 	return nil
 }
 
@@ -221,6 +236,7 @@ func (a *App) start(ctx context.Context) error {
 	if a.grpcLis, err = lc.Listen(ctx, "tcp", a.cfg.Server.GRPCListenAddress); err != nil {
 		return fmt.Errorf("server.grpc_listen_address: %w", err)
 	}
+	a.warnIfTrusting()
 	go func() { a.served <- a.serveHTTP() }()
 	go func() { a.served <- a.grpc.Serve(a.grpcLis) }()
 
@@ -356,8 +372,8 @@ func (a *App) welcome(out io.Writer) {
   write   %[1]s/api/v1/push      remote_write of Prometheus, Alloy, the OpenTelemetry collector
   query   %[1]s/prometheus       a Prometheus data source in Grafana, promtool
   open    %[1]s/                 what else there is: metrics, configuration, profiles
-Send the tenant in the header X-Scope-OrgID, for example "demo". Stop with Ctrl-C.
-`, base)
+%[2]s Stop with Ctrl-C.
+`, base, a.howToSay())
 	if err != nil {
 		a.logger.Warn("welcome not written", "err", err)
 	}

@@ -115,7 +115,7 @@ func TestIndexLinksWork(t *testing.T) {
 func TestTenantRoutesWantATenant(t *testing.T) {
 	a := start(t, testConfig(t))
 	for _, r := range a.Routes() {
-		if !r.Tenant || strings.Contains(r.Path, "{") || len(r.Methods) == 0 || r.Methods[0] != http.MethodGet {
+		if !r.Tenant() || strings.Contains(r.Path, "{") || len(r.Methods) == 0 || r.Methods[0] != http.MethodGet {
 			continue
 		}
 		status, body := get(t, a, r.Path)

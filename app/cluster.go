@@ -46,10 +46,10 @@ type peers struct {
 func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 	m := a.cfg.members()
 	if m.Alone() {
-		a.parts = append(a.parts, part{"ingester", ing})
+		a.parts = append(a.parts, part{"tenants", a.registry}, part{"ingester", ing})
 		return &peers{writes: ing, reads: ing}, nil
 	}
-	c, err := ring.New(m, a.cfg.DataDir, a.cfg.Server.GRPCListenAddress, []codec.Codec{distributor.HACodec{}}, a.logger, a.reg)
+	c, err := ring.New(m, a.cfg.DataDir, a.cfg.Server.GRPCListenAddress, []codec.Codec{distributor.HACodec{}, tenant.NewsCodec{}}, a.logger, a.reg)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,12 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 	if err != nil {
 		return nil, err
 	}
-	shards, err := c.Shards(func(id tenant.ID) int { return a.cfg.Limits.Of(id).ShardSize })
+	news, err := c.Store("tenants", tenant.NewsCodec{})
+	if err != nil {
+		return nil, err
+	}
+	a.registry.Share(news)
+	shards, err := c.Shards(func(id tenant.ID) int { return a.registry.Limits(id).ShardSize })
 	if err != nil {
 		return nil, err
 	}
@@ -71,16 +76,17 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.routes.Handle("/memberlist", c).Methods(http.MethodGet)
-	a.routes.Handle("/ring", r).Methods(http.MethodGet, http.MethodPost)
-	a.routes.Handle("/ingester/ring", r).Methods(http.MethodGet, http.MethodPost)
+	a.operators.Handle("/memberlist", c).Methods(http.MethodGet)
+	a.operators.Handle("/ring", r).Methods(http.MethodGet, http.MethodPost)
+	a.operators.Handle("/ingester/ring", r).Methods(http.MethodGet, http.MethodPost)
 
 	w := &way{id: c.InstanceID(), dial: a.transport.Dial, conns: map[string]*conn{}}
-	a.parts = append(a.parts, part{"gossip", c}, part{"ring", r}, part{"shards", shards}, part{"connections", services.NewIdleService(nil, w.close)})
+	a.parts = append(a.parts, part{"gossip", c}, part{"tenants", a.registry}, part{"ring", r}, part{"shards", shards}, part{"connections", services.NewIdleService(nil, w.close)})
 	p := &peers{cluster: c, way: w}
 	if ing == nil {
 		p.writes = distributor.NewReplicas(r, "", nil, w.to)
 	} else {
+		ing.ShareLimits(func(id tenant.ID) (copies, members int) { return r.ReplicationFactor(), shards.Writes(id) })
 		w.self = ing.Server()
 		wire.RegisterIngester(a.grpc, w.self)
 		a.parts = append(a.parts, part{"ingester", ing})
@@ -89,9 +95,9 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 			return nil, err
 		}
 		l := &leaver{app: a, ing: ing, membership: p.membership}
-		l.register(a.routes)
+		l.register(a.operators)
 	}
-	p.reads = querier.NewReplicas(r, w.to, a.cfg.Limits.Of)
+	p.reads = querier.NewReplicas(r, w.to, a.registry.Limits)
 	if a.cfg.runs(targetDistributor) {
 		return p, a.joinDistributors(c, p)
 	}
@@ -109,7 +115,7 @@ func (a *App) joinDistributors(c *ring.Cluster, p *peers) error {
 	if err != nil {
 		return err
 	}
-	a.routes.Handle("/distributor/ring", r).Methods(http.MethodGet, http.MethodPost)
+	a.operators.Handle("/distributor/ring", r).Methods(http.MethodGet, http.MethodPost)
 	a.parts = append(a.parts, part{"distributors", r}, part{"distributor-membership", member})
 	p.distributors = r
 	p.haStore, err = c.Store("ha", distributor.HACodec{})
@@ -129,7 +135,7 @@ func (a *App) findGateways(p *peers, gateway *storegateway.Gateway, list *querie
 	if err != nil {
 		return nil, err
 	}
-	a.routes.Handle("/store-gateway/ring", r).Methods(http.MethodGet, http.MethodPost)
+	a.operators.Handle("/store-gateway/ring", r).Methods(http.MethodGet, http.MethodPost)
 	a.parts = append(a.parts, part{"gateways", r})
 	if gateway != nil {
 		p.way.store = gateway.Server()
@@ -141,7 +147,7 @@ func (a *App) findGateways(p *peers, gateway *storegateway.Gateway, list *querie
 		member.Leave(true) // when it stops: nobody needs what it has, others can fetch it
 		a.parts = append(a.parts, part{"gateway-membership", member})
 	}
-	return querier.NewGateways(list, r, p.way.toStore, a.cfg.Limits.Of), nil
+	return querier.NewGateways(list, r, p.way.toStore, a.registry.Limits), nil
 }
 
 // way is how an ingester or a store gateway is reached.

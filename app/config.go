@@ -37,6 +37,8 @@ type Config struct {
 	Ingester     ingester.Config       `yaml:"ingester"`
 	StoreGateway storegateway.Config   `yaml:"storegateway"`
 	Querier      querier.Config        `yaml:"querier"`
+	Auth         tenant.AuthConfig     `yaml:"auth"`
+	Tenants      tenant.Config         `yaml:"tenants"`
 	Limits       tenant.LimitsConfig   `yaml:"limits"`
 }
 
@@ -107,6 +109,8 @@ func DefaultConfig() Config {
 		Ingester:     ingester.DefaultConfig(),
 		StoreGateway: storegateway.DefaultConfig(),
 		Querier:      querier.DefaultConfig(),
+		Auth:         tenant.DefaultAuthConfig(),
+		Tenants:      tenant.DefaultConfig(),
 		Limits:       tenant.LimitsConfig{Defaults: tenant.DefaultLimits()},
 	}
 }
@@ -124,6 +128,8 @@ func (c *Config) Validate() error {
 		section("ingester", c.Ingester.Validate()),
 		section("storegateway", c.StoreGateway.Validate()),
 		section("querier", c.Querier.Validate()),
+		section("auth", c.Auth.Validate()),
+		section("tenants", c.Tenants.Validate()),
 		validateLimits(&c.Limits),
 	)
 }
@@ -205,5 +211,5 @@ func notNegative(path string, l tenant.Limits) error {
 			return fmt.Errorf("%s.%s: must not be negative, 0 means no limit", path, name)
 		}
 	}
-	return nil
+	return section(path, l.Validate())
 }

@@ -45,14 +45,11 @@ func golden(t *testing.T, file, text string) {
 func TestRoutesDocument(t *testing.T) {
 	var out strings.Builder
 	for _, r := range build(t, testConfig(t)).Routes() {
-		methods, who := strings.Join(r.Methods, ","), ""
+		methods := strings.Join(r.Methods, ",")
 		if methods == "" {
 			methods = "*"
 		}
-		if r.Tenant {
-			who = " tenant"
-		}
-		fmt.Fprintf(&out, "%-16s %s%s\n", methods, r.Path, who)
+		fmt.Fprintf(&out, "%-16s %-48s %s\n", methods, r.Path, r.Scope)
 	}
 	golden(t, "testdata/routes.txt", out.String())
 }

@@ -66,15 +66,9 @@ func (a *App) newRouter() *mux.Router {
 	// mux runs no middleware for these two.
 	r.NotFoundHandler = watch(plain(http.StatusNotFound, "404 page not found\n"))
 	r.MethodNotAllowedHandler = watch(plain(http.StatusMethodNotAllowed, "405 method not allowed\n"))
-	a.registerOps(r)
-	return r
-}
-
-// tenantRouter is where routes go that belong to a tenant: they are answered
-// while all parts run, for requests that name their tenant.
-func (a *App) tenantRouter() *mux.Router {
-	r := a.routes.NewRoute().Subrouter()
-	r.Use(a.gate, tenant.Middleware)
+	a.doors = a.newDoors(r)
+	a.operators = a.doors.of(tenant.Operator)
+	a.registerOps(a.doors.open(), a.operators)
 	return r
 }
 

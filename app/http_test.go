@@ -56,7 +56,7 @@ func TestNotReadyBeforeStart(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, res.Code)
 	require.Equal(t, "starting: bucket is New\n", res.Body.String())
 
-	a.tenantRouter().HandleFunc("/of-a-tenant", func(http.ResponseWriter, *http.Request) {})
+	a.doors.of(tenant.MetricsRead).HandleFunc("/of-a-tenant", func(http.ResponseWriter, *http.Request) {})
 	res = serve(t, a, http.MethodGet, "/of-a-tenant", tenant.Header, "acme")
 	require.Equal(t, http.StatusServiceUnavailable, res.Code)
 	require.Equal(t, "5", res.Header().Get("Retry-After"))

@@ -14,16 +14,19 @@ import (
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
-// registerOps adds what an operator looks at. None of it belongs to a tenant.
-func (a *App) registerOps(r *mux.Router) {
+// registerOps adds what an operator looks at, and what is open to all: a probe
+// has no token, and neither has what scrapes /metrics, which names no tenant
+// and no secret.
+func (a *App) registerOps(open, r *mux.Router) {
+	for path, h := range map[string]http.HandlerFunc{"/ready": a.serveReady, "/-/ready": a.serveReady, "/-/healthy": a.serveHealthy} {
+		open.HandleFunc(path, h).Methods(http.MethodGet, http.MethodHead)
+	}
+	open.Handle("/metrics", promhttp.HandlerFor(a.reg, promhttp.HandlerOpts{Registry: a.reg, EnableOpenMetrics: true})).Methods(http.MethodGet)
+
 	get := func(path string, h http.HandlerFunc) { r.HandleFunc(path, h).Methods(http.MethodGet, http.MethodHead) }
 	get("/", a.serveIndex)
-	get("/ready", a.serveReady)
-	get("/-/ready", a.serveReady)
-	get("/-/healthy", a.serveHealthy)
 	get("/services", a.serveServices)
 	get("/config", a.serveConfig)
-	r.Handle("/metrics", promhttp.HandlerFor(a.reg, promhttp.HandlerOpts{Registry: a.reg, EnableOpenMetrics: true})).Methods(http.MethodGet)
 	// Not cmdline: -set may have put a secret on it.
 	get("/debug/pprof/profile", pprof.Profile)
 	get("/debug/pprof/trace", pprof.Trace)
@@ -81,12 +84,15 @@ func writeText(w http.ResponseWriter, text string) {
 type Route struct {
 	Path    string
 	Methods []string // sorted; none means all
-	Tenant  bool     // asked with a tenant in the header
+	Scope   string   // what a token needs for it; "open": no token
 }
+
+// Tenant says whether requests belong to a tenant.
+func (r Route) Tenant() bool { return r.Scope != openDoor && r.Scope != tenant.Operator.String() }
 
 // Link says whether a browser can open the route, and without changing anything.
 func (r Route) Link() bool {
-	return !r.Tenant && !strings.Contains(r.Path, "{") && len(r.Methods) > 0 && !slices.ContainsFunc(r.Methods, func(m string) bool {
+	return !r.Tenant() && !strings.Contains(r.Path, "{") && len(r.Methods) > 0 && !slices.ContainsFunc(r.Methods, func(m string) bool {
 		return m != http.MethodGet && m != http.MethodHead
 	})
 }
@@ -101,10 +107,12 @@ func (a *App) Routes() []Route {
 			return nil // a subrouter
 		}
 		methods, _ := r.GetMethods() // an error means: all
-		if byPath[path] == nil {
-			byPath[path] = &Route{Path: path, Tenant: len(above) > 0}
+		scope := a.doors.scopeOf(above)
+		key := path + " " + scope
+		if byPath[key] == nil {
+			byPath[key] = &Route{Path: path, Scope: scope}
 		}
-		byPath[path].Methods = append(byPath[path].Methods, methods...)
+		byPath[key].Methods = append(byPath[key].Methods, methods...)
 		return nil
 	})
 	routes := make([]Route, 0, len(byPath))
@@ -113,7 +121,7 @@ func (a *App) Routes() []Route {
 		r.Methods = slices.Compact(r.Methods)
 		routes = append(routes, *r)
 	}
-	slices.SortFunc(routes, func(a, b Route) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(routes, func(a, b Route) int { return strings.Compare(a.Path+" "+a.Scope, b.Path+" "+b.Scope) })
 	return routes
 }
 
@@ -133,10 +141,10 @@ var indexPage = template.Must(template.New("index").Parse(`<!DOCTYPE html>
 <style>body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:44rem;padding:0 1rem}td{padding:0 1rem 0 0;vertical-align:top}code{font-size:.95em}</style>
 <h1>Hearth</h1>
 <p>{{if .Unready}}Not ready: {{.Unready}}.{{else}}Ready.{{end}}
-Write to <code>/api/v1/push</code>, query below <code>/prometheus</code>; requests name their tenant in the header <code>{{.Header}}</code>.</p>
+Write to <code>/api/v1/push</code>, query below <code>/prometheus</code>; requests name their tenant by a token, or in the header <code>{{.Header}}</code>.</p>
 <h2>To look at</h2>
 <ul>{{range .Routes}}{{if .Link}}<li><a href="{{.Path}}">{{.Path}}</a>{{end}}{{end}}</ul>
 <h2>All routes</h2>
-<table>{{range .Routes}}<tr><td>{{range $i, $m := .Methods}}{{if $i}}, {{end}}{{$m}}{{end}}<td><code>{{.Path}}</code><td>{{if .Tenant}}with a tenant{{end}}{{end}}</table>
+<table>{{range .Routes}}<tr><td>{{range $i, $m := .Methods}}{{if $i}}, {{end}}{{$m}}{{end}}<td><code>{{.Path}}</code><td>{{.Scope}}{{end}}</table>
 </html>
 `))

@@ -32,18 +32,35 @@ type Ingester interface {
 type Distributor struct {
 	services.Service
 
-	cfg      Config
-	ingester Ingester
-	limits   func(tenant.ID) *tenant.Limits
-	logger   *slog.Logger
-	metrics  *metrics
-	rates    rates
-	inflight inflight
-	ha       *haTracker
-	now      func() time.Time
+	cfg       Config
+	ingester  Ingester
+	limits    func(tenant.ID) *tenant.Limits
+	logger    *slog.Logger
+	metrics   *metrics
+	rates     rates // of samples
+	byteRates rates
+	inflight  inflight
+	ha        *haTracker
+	now       func() time.Time
 
 	distributors func() int // that are healthy, this one among them
+	meter        Meter
 }
+
+// Meter counts what a tenant is billed for, and what it is shown of refusals.
+type Meter interface {
+	Stored(id tenant.ID, samples, bytes int)
+	Refused(id tenant.ID, first *wire.UserError, counts []wire.RefusalCount)
+}
+
+// unmetered counts nothing.
+type unmetered struct{}
+
+func (unmetered) Stored(tenant.ID, int, int)                              {}
+func (unmetered) Refused(tenant.ID, *wire.UserError, []wire.RefusalCount) {}
+
+// CountWith has a meter count. It is called before the service starts.
+func (d *Distributor) CountWith(m Meter) { d.meter = m }
 
 // New makes a distributor that writes to an ingester. Distributors that share
 // work share a store; nil means that there is no other.
@@ -51,7 +68,7 @@ func New(cfg Config, ing Ingester, store HAStore, limits func(tenant.ID) *tenant
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Distributor{cfg: cfg, ingester: ing, limits: limits, logger: logger, now: time.Now, distributors: func() int { return 1 }}
+	d := &Distributor{cfg: cfg, ingester: ing, limits: limits, logger: logger, now: time.Now, distributors: func() int { return 1 }, meter: unmetered{}}
 	d.inflight.max = int64(cfg.MaxInflightBytes)
 	d.metrics = newMetrics(reg, &d.inflight)
 	d.ha = newHATracker(cfg.HA, store, logger, d.metrics.ha)

@@ -169,5 +169,8 @@ func (d *Distributor) pushHeld(ctx context.Context, h *heldRequest) error {
 	}
 	pushed, err := d.ingester.Push(ctx, h.key.tenant, &b.request)
 	d.metrics.ha.stored.Add(float64(pushed.Samples + pushed.Histograms))
+	if err == nil {
+		d.meter.Stored(h.key.tenant, pushed.Samples+pushed.Histograms, 0) // its bytes were counted when it came
+	}
 	return err
 }

@@ -79,27 +79,60 @@ func (r *rates) sweep(now time.Time) {
 	r.swept = len(r.byTenant)
 }
 
-// checkRate takes n samples out of the tenant's bucket. A request that does
-// not fit is refused whole: the sender sends it again later, unchanged.
-func (d *Distributor) checkRate(id tenant.ID, l *tenant.Limits, n int) error {
-	if l.IngestionRate <= 0 || n == 0 {
+// quota is one of a tenant's limits on rates.
+type quota struct {
+	of        *rates
+	what      string // what is counted
+	id        string // of the error for going too fast
+	burstID   string // of the error for a single request that can never pass
+	limit     string // names of the limits
+	burst     string
+	perSecond float64
+	most      int
+}
+
+// checkRates takes a request's samples and bytes out of the tenant's buckets. A
+// request that does not fit is refused whole: the sender sends it again later,
+// unchanged.
+func (d *Distributor) checkRates(id tenant.ID, l *tenant.Limits, samples, bytes int) *wire.UserError {
+	if err := d.checkRate(id, l, bytes, quota{
+		of: &d.byteRates, what: "bytes", id: "err-ingestion-bytes-rate", burstID: "err-ingestion-bytes-burst",
+		limit: "ingestion_bytes_rate", burst: "ingestion_bytes_burst_size", perSecond: l.IngestionBytesRate, most: l.IngestionBytesBurst,
+	}); err != nil {
+		return err
+	}
+	return d.checkRate(id, l, samples, quota{
+		of: &d.rates, what: "samples", id: "err-ingestion-rate", burstID: "err-ingestion-burst",
+		limit: "ingestion_rate", burst: "ingestion_burst_size", perSecond: l.IngestionRate, most: l.IngestionBurst,
+	})
+}
+
+func (d *Distributor) checkRate(id tenant.ID, l *tenant.Limits, n int, q quota) *wire.UserError {
+	if q.perSecond <= 0 || n == 0 {
 		return nil
 	}
-	if n > l.IngestionBurst {
-		return wire.Errorf(wire.TooLarge, "err-ingestion-burst", "the request has %d samples, the limit is %d (limit ingestion_burst_size); send smaller requests", n, l.IngestionBurst)
+	if n > q.most {
+		return wire.Errorf(wire.TooLarge, q.burstID, "the request has %d %s, the limit is %d (limit %s); send smaller requests", n, q.what, q.most, q.burst)
 	}
 	now := d.now()
 	// Requests are spread evenly over the distributors, so each has its share.
-	perSecond := l.IngestionRate / float64(d.distributors())
-	lim := d.rates.of(id, perSecond, l.IngestionBurst, now)
+	perSecond := q.perSecond / float64(d.distributors())
+	lim := q.of.of(id, perSecond, q.most, now)
 	if lim.AllowN(now, n) {
 		return nil
 	}
 	missing := float64(n) - lim.TokensAt(now)
 	wait := time.Duration(math.Ceil(missing/perSecond)) * time.Second
-	return &wire.UserError{
-		Kind: wire.Limited, ID: "err-ingestion-rate",
-		Msg:        wire.Errorf(wire.Limited, "", "ingestion rate limit of %g samples/s reached (limit ingestion_rate) by a request of %d samples; send less, or ask for a higher limit", l.IngestionRate, n).Msg,
-		RetryAfter: max(time.Second, wait),
+	err := wire.Errorf(rateKind(l), q.id, "ingestion rate limit of %g %s/s reached (limit %s) by a request of %d; send less, or ask for a higher limit", q.perSecond, q.what, q.limit, n)
+	err.RetryAfter = max(time.Second, wait)
+	return err
+}
+
+// rateKind is how a tenant wants to hear that it is too fast. Prometheus drops
+// what is answered 429, unless it is told not to; 503 it sends again.
+func rateKind(l *tenant.Limits) wire.Kind {
+	if l.RateLimitStatus == wire.Unavailable.HTTPStatus() {
+		return wire.Unavailable
 	}
+	return wire.Limited
 }

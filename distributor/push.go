@@ -99,7 +99,9 @@ func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b
 	if err := d.walk(id, v, b, check); err != nil {
 		return outcome{}, err
 	}
-	if err := d.checkRate(id, limits, len(b.request.Samples)+len(b.request.Histograms)); err != nil {
+	samples := len(b.request.Samples) + len(b.request.Histograms)
+	if err := d.checkRates(id, limits, samples, len(b.body)); err != nil {
+		d.meter.Refused(id, err, []wire.RefusalCount{{ID: err.ID, Count: samples}})
 		return outcome{}, err
 	}
 	out := outcome{}
@@ -118,6 +120,10 @@ func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b
 	// What validation refused came first.
 	check.refused.Merge(&out.Refused)
 	out.Refused = check.refused
+	d.meter.Stored(id, out.Samples+out.Histograms, len(b.body))
+	if out.Refused.First != nil {
+		d.meter.Refused(id, out.Refused.First, out.Refused.Counts)
+	}
 	return out, nil
 }
 

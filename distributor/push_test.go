@@ -308,6 +308,35 @@ func TestRateLimit(t *testing.T) {
 	require.Contains(t, w.Body.String(), "err-ingestion-burst")
 }
 
+func TestRateLimitOfBytes(t *testing.T) {
+	d := newDoor(t, func(d *door) { d.limits.Defaults.IngestionBytesRate = 10; d.limits.Defaults.IngestionBytesBurst = 100 })
+	require.Equal(t, 200, d.write(d.series("__name__", "a")).Code)
+	var w *httptest.ResponseRecorder
+	for range 100 {
+		if w = d.write(d.series("__name__", "a")); w.Code != 200 {
+			break
+		}
+	}
+	require.Equal(t, 429, w.Code)
+	require.Contains(t, w.Body.String(), "10 bytes/s reached (limit ingestion_bytes_rate)")
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
+	w = d.write(d.series("__name__", strings.Repeat("a", 200)))
+	require.Equal(t, 413, w.Code)
+	require.Contains(t, w.Body.String(), "err-ingestion-bytes-burst")
+}
+
+// A tenant whose Prometheus drops what is answered 429 can have 503.
+func TestRateLimitAnsweredAsTheTenantWants(t *testing.T) {
+	d := newDoor(t, func(d *door) {
+		d.limits.Defaults.IngestionRate, d.limits.Defaults.IngestionBurst, d.limits.Defaults.RateLimitStatus = 1, 1, 503
+	})
+	require.Equal(t, 200, d.write(d.series("__name__", "a")).Code)
+	w := d.write(d.series("__name__", "a"))
+	require.Equal(t, 503, w.Code)
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
+	require.Contains(t, w.Body.String(), "err-ingestion-rate")
+}
+
 // A request that finds no room is told to come back, and room is given back
 // however a request ends.
 func TestInflightBytes(t *testing.T) {

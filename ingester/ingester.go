@@ -68,6 +68,9 @@ type Ingester struct {
 	mu      sync.RWMutex
 	tenants map[tenant.ID]*member
 
+	// share is how a tenant's series are spread: copies of each, over members.
+	share func(id tenant.ID) (copies, members int)
+
 	shipNow  chan struct{} // wakes the ship loop
 	flushNow chan []*head  // flushes that nobody waits for, a few
 }
@@ -90,8 +93,23 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 		flushNow: make(chan []*head, 4),
 	}
 	i.room.dir = i.dir
+	i.share = func(tenant.ID) (copies, members int) { return 1, 1 }
 	i.Service = services.NewBasicService(i.starting, i.running, i.stopping)
 	return i, nil
+}
+
+// ShareLimits divides limits on series by how a tenant's series are spread over
+// ingesters, so that they hold for all together. It is called before the
+// service starts.
+func (i *Ingester) ShareLimits(share func(id tenant.ID) (copies, members int)) { i.share = share }
+
+// localSeries is this ingester's part of a limit on a tenant's series.
+func (i *Ingester) localSeries(id tenant.ID, limit int) int64 {
+	copies, members := i.share(id)
+	if members <= copies {
+		return int64(limit)
+	}
+	return max(1, int64(limit)*int64(copies)/int64(members))
 }
 
 // starting opens every head that the data folder has.

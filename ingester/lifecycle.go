@@ -36,8 +36,12 @@ func (l *lifecycle) PreCreation(ls labels.Labels) error {
 	}
 	id := l.owner(ls)
 	limit := l.i.limits(id).MaxSeries
-	if n := l.i.member(id).series.Load(); limit > 0 && n >= int64(limit) {
-		return wire.Errorf(wire.Invalid, "err-max-series", "series limit reached: %d of %d (limit max_series); remove labels that vary, or ask for a higher limit", n, limit)
+	if limit <= 0 {
+		return nil
+	}
+	if n, most := l.i.member(id).series.Load(), l.i.localSeries(id, limit); n >= most {
+		// What the tenant has in all follows from this ingester's part.
+		return wire.Errorf(wire.Invalid, "err-max-series", "series limit reached: %d of %d (limit max_series); remove labels that vary, or ask for a higher limit", n*int64(limit)/most, limit)
 	}
 	return nil
 }

@@ -268,3 +268,16 @@ func TestExemplarBesideTheSampleThatCreatesItsSeries(t *testing.T) {
 		require.Equal(t, 1, n.push("t", alone).Exemplars, "once more")
 	})
 }
+
+// Of a tenant whose series are on six ingesters, with three copies of each,
+// every ingester has half.
+func TestSeriesLimitOfACluster(t *testing.T) {
+	n := newNode(t)
+	n.limits.Defaults.MaxSeries = 4
+	n.start()
+	n.ShareLimits(func(tenant.ID) (copies, members int) { return 3, 6 })
+	b := base()
+	p := n.push("a", series(`m{i="1"}`, at(b, 1)), series(`m{i="2"}`, at(b, 1)), series(`m{i="3"}`, at(b, 1)))
+	require.Equal(t, 2, p.Samples)
+	require.Contains(t, p.Refused.First.Error(), "4 of 4 (limit max_series)")
+}

@@ -88,6 +88,13 @@ func (i *Ingester) members() []*member {
 	return out
 }
 
+// EachTenant yields how many active series each tenant has here.
+func (i *Ingester) EachTenant(yield func(id tenant.ID, series int)) {
+	for _, m := range i.members() {
+		yield(m.id, int(m.series.Load()))
+	}
+}
+
 // placements says from which time on (ms) a tenant's samples go to a head of
 // its own. Tenants that are not in it live in the pool.
 type placements map[tenant.ID]int64

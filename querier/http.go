@@ -117,6 +117,7 @@ func (q *Querier) pass(e endpoint, out *answer, r *http.Request) error {
 			return q.turnedAway(err)
 		}
 		defer release()
+		q.meter.Queried(id)
 		if !e.stream {
 			out.atHeader = release // a slow reader does not hold its turn
 		}

@@ -1,11 +1,15 @@
 package querier
 
 import (
+	"context"
 	"maps"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/util/httputil"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
@@ -53,11 +57,52 @@ func (q *Querier) metadata(r *http.Request) (map[string][]metadata.Metadata, err
 	if err != nil {
 		return nil, err
 	}
-	found, err := q.recent.Metadata(r.Context(), id, r.FormValue("metric"), limit, perMetric)
+	asked := limit
+	if len(tenant.PolicyFrom(r.Context())) > 0 {
+		asked = -1 // some of it may not be shown
+	}
+	found, err := q.recent.Metadata(r.Context(), id, r.FormValue("metric"), asked, perMetric)
 	if err != nil {
 		return nil, q.refine(id, err)
 	}
+	if err := q.hideMetadata(r.Context(), found); err != nil {
+		return nil, err
+	}
 	return firstMetadata(found, limit, perMetric), nil
+}
+
+// metadataSeen is how far back a metric must have a series that a label policy
+// shows for its metadata to be shown.
+const metadataSeen = 24 * time.Hour
+
+// hideMetadata takes out metrics of which the request's label policy shows no
+// series. Metadata has no labels of its own.
+func (q *Querier) hideMetadata(ctx context.Context, found map[string][]metadata.Metadata) error {
+	if len(tenant.PolicyFrom(ctx)) == 0 {
+		return nil
+	}
+	now := time.Now()
+	from, err := q.Queryable().Querier(now.Add(-metadataSeen).UnixMilli(), now.UnixMilli())
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	names, _, err := from.LabelValues(ctx, model.MetricNameLabel, nil)
+	if err != nil {
+		return err
+	}
+	shown := map[string]bool{}
+	for _, name := range names {
+		shown[name] = true
+		// A family's metadata has the name without these.
+		for _, suffix := range []string{"_bucket", "_count", "_sum", "_total"} {
+			if family, ok := strings.CutSuffix(name, suffix); ok {
+				shown[family] = true
+			}
+		}
+	}
+	maps.DeleteFunc(found, func(name string, _ []metadata.Metadata) bool { return !shown[name] })
+	return nil
 }
 
 // firstMetadata makes sure of the limits, negative: none, and that no metric

@@ -77,7 +77,23 @@ type Querier struct {
 	queue   *queue
 	parser  parser.Parser
 	engine  *engine
+	meter   Meter
 }
+
+// Meter counts what a tenant is billed for.
+type Meter interface {
+	Queried(id tenant.ID)
+	Read(id tenant.ID, series int)
+}
+
+// unmetered counts nothing.
+type unmetered struct{}
+
+func (unmetered) Queried(tenant.ID)   {}
+func (unmetered) Read(tenant.ID, int) {}
+
+// CountWith has a meter count. It is called before the service starts.
+func (q *Querier) CountWith(m Meter) { q.meter = m }
 
 // New makes a Querier. limits is called on each query.
 func New(cfg Config, recent Recent, stored Stored, limits func(tenant.ID) *tenant.Limits, logger *slog.Logger, reg prometheus.Registerer) (*Querier, error) {
@@ -92,6 +108,7 @@ func New(cfg Config, recent Recent, stored Stored, limits func(tenant.ID) *tenan
 		logger: logger,
 		queue:  newQueue(cfg.slots()),
 		parser: newParser(),
+		meter:  unmetered{},
 	}
 	q.metrics = newMetrics(reg, q.queue)
 	q.engine = &engine{

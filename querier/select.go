@@ -36,7 +36,7 @@ func (s queryable) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier
 	if err != nil {
 		return nil, s.q.refineIn(ctx, id, err)
 	}
-	return exemplarQuerier{q: s.q, id: id, from: eq}, nil
+	return exemplarQuerier{q: s.q, id: id, policy: tenant.PolicyFrom(ctx), from: eq}, nil
 }
 
 // openSamples opens recent data before stored: what moves from one to the
@@ -63,6 +63,16 @@ func (q *Querier) openChunks(ctx context.Context, id tenant.ID, mint, maxt int64
 		return nil, errors.Join(err, recent.Close())
 	}
 	return mergeChunks(recent, stored), nil
+}
+
+// narrow adds what the token of the request may see at all. Every read goes
+// through here, or asks tenant.PolicyFrom itself.
+func narrow(ctx context.Context, ms []*labels.Matcher) []*labels.Matcher {
+	policy := tenant.PolicyFrom(ctx)
+	if len(policy) == 0 {
+		return ms
+	}
+	return slices.Concat(ms, policy)
 }
 
 // window is what a session opens once: selectors of one query that look at the
@@ -149,7 +159,7 @@ func (s *session[Q]) LabelValues(ctx context.Context, name string, h *storage.La
 	if src == nil {
 		return nil, nil, err
 	}
-	values, warnings, err := src.data.LabelValues(ctx, name, h, ms...)
+	values, warnings, err := src.data.LabelValues(ctx, name, h, narrow(ctx, ms)...)
 	return values, warnings, s.q.refineIn(ctx, src.id, err)
 }
 
@@ -160,7 +170,7 @@ func (s *session[Q]) LabelNames(ctx context.Context, h *storage.LabelHints, ms .
 	if src == nil {
 		return nil, nil, err
 	}
-	names, warnings, err := src.data.LabelNames(ctx, h, ms...)
+	names, warnings, err := src.data.LabelNames(ctx, h, narrow(ctx, ms)...)
 	names = slices.Clone(names)
 	for i, name := range names {
 		names[i] = strings.Clone(name)
@@ -173,6 +183,10 @@ func (s *session[Q]) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
+	for w := range s.opened { // all of one tenant
+		s.q.meter.Read(w.id, int(s.series.n.Load()))
+		break
+	}
 	var errs []error
 	for _, from := range s.opened {
 		errs = append(errs, from.Close())
@@ -191,7 +205,7 @@ func (s *sampleQuerier) Select(ctx context.Context, sorted bool, h *storage.Sele
 	case src == nil:
 		return storage.EmptySeriesSet()
 	}
-	return &guardedSet{SeriesSet: src.data.Select(ctx, sorted, h, ms...), guard: src.guard}
+	return &guardedSet{SeriesSet: src.data.Select(ctx, sorted, h, narrow(ctx, ms)...), guard: src.guard}
 }
 
 type chunkQuerier struct{ session[storage.ChunkQuerier] }
@@ -204,13 +218,14 @@ func (s *chunkQuerier) Select(ctx context.Context, sorted bool, h *storage.Selec
 	case src == nil:
 		return storage.EmptyChunkSeriesSet()
 	}
-	return &guardedChunkSet{ChunkSeriesSet: src.data.Select(ctx, sorted, h, ms...), guard: src.guard}
+	return &guardedChunkSet{ChunkSeriesSet: src.data.Select(ctx, sorted, h, narrow(ctx, ms)...), guard: src.guard}
 }
 
 type exemplarQuerier struct {
-	q    *Querier
-	id   tenant.ID
-	from storage.ExemplarQuerier
+	q      *Querier
+	id     tenant.ID
+	policy []*labels.Matcher
+	from   storage.ExemplarQuerier
 }
 
 func (e exemplarQuerier) Select(start, end int64, ms ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
@@ -218,6 +233,15 @@ func (e exemplarQuerier) Select(start, end int64, ms ...[]*labels.Matcher) ([]ex
 	start = clamp(e.q.limits(e.id), start)
 	if end < start {
 		return none, nil
+	}
+	if len(e.policy) > 0 {
+		narrowed := make([][]*labels.Matcher, len(ms))
+		for i := range ms {
+			narrowed[i] = slices.Concat(ms[i], e.policy)
+		}
+		if ms = narrowed; len(ms) == 0 { // which would select all
+			ms = [][]*labels.Matcher{e.policy}
+		}
 	}
 	res, err := e.from.Select(start, end, ms...)
 	if err != nil {

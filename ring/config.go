@@ -64,7 +64,8 @@ func (m *Members) store() string {
 	return m.Ring.Store
 }
 
-func (m *Members) replicationFactor() int {
+// ReplicationFactor is how many members hold each item.
+func (m *Members) ReplicationFactor() int {
 	switch {
 	case m.Ring.ReplicationFactor > 0:
 		return m.Ring.ReplicationFactor

@@ -68,7 +68,7 @@ func (c *Cluster) follow(role string, shards *Shards, strategy dsring.Replicatio
 	}
 	cfg := dsring.Config{
 		HeartbeatTimeout:     heartbeatTimeout,
-		ReplicationFactor:    c.members.replicationFactor(),
+		ReplicationFactor:    c.members.ReplicationFactor(),
 		ZoneAwarenessEnabled: c.members.Instance.Zone != "",
 		StatusPageConfig:     dsring.StatusPageConfig{HideTokensUIElements: true},
 	}

@@ -69,7 +69,7 @@ func (c *Cluster) Shards(fixed func(tenant.ID) int) (*Shards, error) {
 		return nil, err
 	}
 	s := &Shards{
-		smallest: c.members.replicationFactor(), fixed: fixed, store: store, logger: c.logger, now: time.Now,
+		smallest: c.members.ReplicationFactor(), fixed: fixed, store: store, logger: c.logger, now: time.Now,
 		sizes: shardSizes{}, counts: map[tenant.ID]map[string]seriesCount{},
 	}
 	s.Service = services.NewBasicService(s.learn, s.run, nil)

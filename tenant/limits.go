@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -21,6 +22,9 @@ type Limits struct {
 	PastGracePeriod         model.Duration `yaml:"past_grace_period"`            // how far in the past; 0: only out_of_order_window decides
 	IngestionRate           float64        `yaml:"ingestion_rate"`               // samples per second
 	IngestionBurst          int            `yaml:"ingestion_burst_size"`         // samples
+	IngestionBytesRate      float64        `yaml:"ingestion_bytes_rate"`         // bytes of write requests per second, decompressed
+	IngestionBytesBurst     int            `yaml:"ingestion_bytes_burst_size"`   // bytes; counts only with ingestion_bytes_rate
+	RateLimitStatus         int            `yaml:"rate_limit_status"`            // how senders that are too fast are answered: 429, which Prometheus drops unless retry_on_http_429 is true, or 503, which it sends again
 
 	// Pairs of Prometheus that scrape the same. Deduplicated by the distributor.
 	HADedupe       bool   `yaml:"ha_dedupe"`        // of replicas that differ in ha_replica_label only, store what one sends
@@ -57,6 +61,8 @@ func DefaultLimits() Limits {
 		CreationGracePeriod:     model.Duration(10 * time.Minute),
 		IngestionRate:           1_000_000,
 		IngestionBurst:          4_000_000,
+		IngestionBytesBurst:     64 << 20,
+		RateLimitStatus:         429,
 
 		HAClusterLabel: "cluster",
 		HAReplicaLabel: "__replica__",
@@ -74,6 +80,14 @@ func DefaultLimits() Limits {
 	}
 }
 
+// Validate names the first limit that has a value that cannot be.
+func (l *Limits) Validate() error {
+	if l.RateLimitStatus != 429 && l.RateLimitStatus != 503 {
+		return fmt.Errorf("rate_limit_status: want 429 or 503, got %d", l.RateLimitStatus)
+	}
+	return nil
+}
+
 // LimitsConfig is where limits come from: what everyone has, and for some
 // tenants what replaces it. A tenant named in Tenants starts from Defaults, so
 // only what differs is written.
@@ -85,8 +99,10 @@ type LimitsConfig struct {
 // Of returns the limits of a tenant. It is cheap enough to be called on every
 // request; the caller does not change what it points to.
 func (c *LimitsConfig) Of(id ID) *Limits {
-	if l, ok := c.Tenants[id]; ok {
-		return &l
+	l, ok := c.Tenants[id]
+	if !ok {
+		return &c.Defaults
 	}
-	return &c.Defaults
+	own := l // so that only these tenants cost an allocation
+	return &own
 }

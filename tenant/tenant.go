@@ -1,10 +1,15 @@
-// Package tenant is WHO: the identity that every request carries, its limits,
-// and the middleware that finds it.
+// Package tenant is WHO: the identity that every request carries, what it may
+// do, its limits, and the registry that keeps all of it.
 //
-// In comes an HTTP request with the tenant in a trusted header; out goes a
-// context that names the tenant. Everything behind the door takes the tenant
-// from the context and from nowhere else. Start reading at ParseID, then
-// Middleware in http.go, then Limits.
+// In comes an HTTP request with a token, or with the tenant in a trusted
+// header; out goes a context that names the tenant, and what its reads are
+// narrowed by. Everything behind the door takes the tenant from the context and
+// from nowhere else. Tenants, tokens and plans are objects in the bucket,
+// changed by conditional writes; every process has all of them in memory, so no
+// request waits for the bucket, and hears of changes within seconds.
+//
+// Start reading at ParseID, then auth.go (the door), registry.go (lookups),
+// store.go (the objects), change.go (what changes them), and Limits.
 package tenant
 
 import (

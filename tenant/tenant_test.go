@@ -1,9 +1,6 @@
 package tenant
 
 import (
-	"context"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -51,29 +48,6 @@ func TestParseID(t *testing.T) {
 		require.Error(t, err, "%q", c.in)
 		require.Equal(t, c.kind, wire.KindOf(err), "%q", c.in)
 	}
-}
-
-func TestMiddleware(t *testing.T) {
-	var got ID
-	h := Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		id, err := FromContext(r.Context())
-		require.NoError(t, err)
-		got = id
-	}))
-	for _, c := range []struct {
-		header string
-		code   int
-	}{{"team", 200}, {" team ", 200}, {"", 401}, {"a/b", 400}, {"a|b", 400}} {
-		got = ""
-		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		r.Header.Set(Header, c.header)
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		require.Equal(t, c.code, w.Code, "%q", c.header)
-		require.Equal(t, c.code == 200, got == "team", "%q", c.header)
-	}
-	_, err := FromContext(context.Background())
-	require.Equal(t, wire.Unauthenticated, wire.KindOf(err))
 }
 
 func TestLimitsOf(t *testing.T) {

@@ -25,6 +25,8 @@ const (
 	Unsupported                 // a media type or encoding we do not speak
 	Unauthenticated             // who is asking is not known
 	Forbidden                   // who is asking may not
+	Conflict                    // what is there already stands against it
+	Changed                     // it is not any more what the request says it is
 )
 
 // UserError is an error that a tenant may see: what happened, the number, the
@@ -69,6 +71,8 @@ var httpStatus = [...]int{
 	Unsupported:     http.StatusUnsupportedMediaType,
 	Unauthenticated: http.StatusUnauthorized,
 	Forbidden:       http.StatusForbidden,
+	Conflict:        http.StatusConflict,
+	Changed:         http.StatusPreconditionFailed,
 }
 
 // HTTPStatus is the status code that a kind of error is answered with.

@@ -22,6 +22,8 @@ var grpcCode = [...]codes.Code{
 	Unsupported:     codes.Unimplemented,
 	Unauthenticated: codes.Unauthenticated,
 	Forbidden:       codes.PermissionDenied,
+	Conflict:        codes.AlreadyExists,
+	Changed:         codes.FailedPrecondition,
 }
 
 // errorDomain marks the details of errors that are ours.

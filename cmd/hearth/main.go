@@ -1,5 +1,6 @@
 // Command hearth is the DOOR: it reads flags, starts what package app builds,
-// and stops it on a signal. Nothing else happens here.
+// and stops it on a signal. With a noun, as in `hearth tenant list`, it is a
+// client of a running Hearth's API instead. Nothing else happens here.
 //
 // Exit codes: 0 after a clean stop, 1 when something failed while running, 2
 // when flags or configuration are wrong. A second signal ends the process at
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/prometheus/common/version"
@@ -41,6 +43,9 @@ type flags struct {
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	if code, ok := runCommand(args, stdout, stderr); ok {
+		return code
+	}
 	f, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -83,7 +88,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 		return f, err
 	}
 	if fs.NArg() > 0 {
-		err := fmt.Errorf("unexpected argument %q: everything is given as a flag", fs.Arg(0))
+		err := fmt.Errorf("unexpected argument %q: settings are given as flags, and the commands are %s", fs.Arg(0), strings.Join(sortedKeys(commands()), ", "))
 		fmt.Fprintln(stderr, "hearth:", err)
 		return f, err
 	}

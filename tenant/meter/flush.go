@@ -1,0 +1,141 @@
+package meter
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/tenant"
+)
+
+const (
+	home       = bucket.OwnHome + "/usage"
+	hourLayout = "2006-01-02T15"
+
+	flushPeriod  = time.Minute
+	flushTimeout = 30 * time.Second
+	maxUnstored  = 48 // hours that are kept while the bucket is away
+)
+
+func hourFolder(at time.Time) bucket.Key { return home.Join(at.UTC().Format(hourLayout)) }
+
+func (m *Meter) run(ctx context.Context) error {
+	tick := time.NewTicker(flushPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			m.observe(flushPeriod)
+			if err := m.Flush(ctx); err != nil && ctx.Err() == nil {
+				m.logger.Warn("usage of tenants not stored, will retry", "err", err)
+			}
+		}
+	}
+}
+
+func (m *Meter) stop(error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	return m.Flush(ctx)
+}
+
+// observe notes how many series tenants have now, and how fast they have sent
+// for a period.
+func (m *Meter) observe(period time.Duration) {
+	if m.o.Series != nil {
+		m.o.Series(func(id tenant.ID, series int) {
+			m.of(id, func(r *record) {
+				r.ActiveSeries = float64(series) / float64(max(1, m.o.Replicas))
+				r.SeriesPeak = max(r.SeriesPeak, r.ActiveSeries)
+			})
+		})
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, h := range m.hours {
+		for _, r := range h.tenants {
+			r.SamplesPerSecond = float64(r.SamplesStored-r.before) / period.Seconds()
+			r.before = r.SamplesStored
+		}
+	}
+}
+
+// Flush stores what was counted since the last time.
+func (m *Meter) Flush(ctx context.Context) error {
+	m.flushing.Lock()
+	defer m.flushing.Unlock()
+	present := m.now().UTC().Truncate(time.Hour)
+	for _, at := range m.unstored() {
+		raw, changes, err := m.encode(at)
+		if err != nil {
+			return fmt.Errorf("encode usage: %w", err)
+		}
+		ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+		_, err = m.o.Bucket.Put(ctx, hourFolder(at).Join(m.name+".ndjson.gz"), bytes.NewReader(raw), int64(len(raw)), bucket.Condition{})
+		cancel()
+		if err != nil {
+			m.failures.Inc()
+			return fmt.Errorf("store usage: %w", err)
+		}
+		m.mu.Lock()
+		m.hours[at].stored = changes
+		m.mu.Unlock()
+	}
+	m.forget(present)
+	return nil
+}
+
+// unstored lists the hours that have changed, the oldest first.
+func (m *Meter) unstored() []time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []time.Time
+	for at, h := range m.hours {
+		if h.changes > h.stored {
+			list = append(list, at)
+		}
+	}
+	slices.SortFunc(list, time.Time.Compare)
+	for len(list) > maxUnstored {
+		delete(m.hours, list[0])
+		list = list[1:]
+	}
+	return list
+}
+
+// forget drops hours that are over and stored. What is counted later than its
+// hour goes to the present one.
+func (m *Meter) forget(present time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for at, h := range m.hours {
+		if at.Before(present) && h.changes == h.stored {
+			delete(m.hours, at)
+		}
+	}
+}
+
+// encode writes an hour: JSON, a line for each tenant, in gzip.
+func (m *Meter) encode(at time.Time) (raw []byte, changes int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := m.hours[at]
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	enc := json.NewEncoder(z)
+	for _, id := range slices.Sorted(maps.Keys(h.tenants)) {
+		if err := enc.Encode(h.tenants[id]); err != nil {
+			return nil, 0, err
+		}
+	}
+	err = z.Close()
+	return out.Bytes(), h.changes, err
+}
