@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
@@ -19,6 +20,13 @@ const PoolLabel = "\x00tenant"
 // TenantsFile lies beside the meta.json of a pooled block and lists the tenants
 // that have series in it: a sorted JSON array of names.
 const TenantsFile = "tenants.json"
+
+// PoolShard is the part, from 0 on, of n that a tenant's series are in where a
+// compaction has split pooled blocks; their IndexBlock.CompactorShardID says
+// "<part + 1>_of_<n>". Never change it: blocks in the bucket depend on it.
+func PoolShard(tenant string, n int) int {
+	return int(xxhash.Sum64String(tenant) % uint64(n))
+}
 
 // PoolLabels puts the hidden label in front of a tenant's labels, which are
 // added to b in order of names by add.

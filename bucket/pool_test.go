@@ -162,3 +162,13 @@ func readChunks(t *testing.T, q storage.ChunkQuerier, ms []*labels.Matcher) (out
 	require.NoError(t, set.Err())
 	return out
 }
+
+// What is in the bucket was split by these numbers.
+func TestPoolShardStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	var got []int
+	for _, name := range []string{"a", "team-b", "12345", "z"} {
+		got = append(got, PoolShard(name, 16), PoolShard(name, 3), PoolShard(name, 1))
+	}
+	require.Equal(t, []int{11, 2, 0, 0, 1, 0, 6, 0, 0, 8, 2, 0}, got)
+}
