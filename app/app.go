@@ -31,6 +31,7 @@ import (
 	"google.golang.org/grpc/health"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/compactor"
 	"github.com/hearth-metrics/hearth/distributor"
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
@@ -165,6 +166,17 @@ func (a *App) build(reg prometheus.Registerer) error {
 		}
 		a.parts = append(a.parts, part{"storegateway", gateway}, part{"querier", quer})
 		quer.RegisterRoutes(tenants)
+	}
+	if cfg.runs(targetCompactor) {
+		comp, err := compactor.New(cfg.Compactor, cfg.DataDir, b, limits, logger, reg)
+		if err != nil {
+			return fmt.Errorf("build the compactor: %w", err)
+		}
+		if peers.compactors != nil {
+			comp.ShareWork(peers.compactors.Owns)
+		}
+		a.parts = append(a.parts, part{"compactor", comp})
+		comp.RegisterRoutes(tenants)
 	}
 	if peers.membership != nil { // last: others send work when it runs
 		a.parts = append(a.parts, part{"membership", peers.membership})

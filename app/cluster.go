@@ -33,6 +33,7 @@ type peers struct {
 
 	haStore      distributor.HAStore // nil: no other distributor
 	distributors *ring.Ring          // nil: no other distributor
+	compactors   *ring.Ring          // nil: no other compactor
 }
 
 // findPeers hands out the ingester of this process, or, where there are others,
@@ -88,6 +89,11 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 		l.register(a.routes)
 	}
 	p.reads = querier.NewReplicas(r, w.to, a.cfg.Limits.Of)
+	if a.cfg.runs(targetCompactor) {
+		if err := a.joinCompactors(c, p); err != nil {
+			return nil, err
+		}
+	}
 	if a.cfg.runs(targetDistributor) {
 		return p, a.joinDistributors(c, p)
 	}
@@ -110,6 +116,22 @@ func (a *App) joinDistributors(c *ring.Cluster, p *peers) error {
 	p.distributors = r
 	p.haStore, err = c.Store("ha", distributor.HACodec{})
 	return err
+}
+
+// joinCompactors has the compactor of this process share its work with others.
+func (a *App) joinCompactors(c *ring.Cluster, p *peers) error {
+	r, err := c.Ring(targetCompactor, nil)
+	if err != nil {
+		return err
+	}
+	member, err := r.Join()
+	if err != nil {
+		return err
+	}
+	a.routes.Handle("/compactor/ring", r).Methods(http.MethodGet, http.MethodPost)
+	a.parts = append(a.parts, part{"compactors", r}, part{"compactor-membership", member})
+	p.compactors = r
+	return nil
 }
 
 // way is how an ingester is reached.

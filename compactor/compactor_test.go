@@ -15,7 +15,7 @@ func (w *world) fill(days, perTenant int) {
 	w.Helper()
 	for day := range int64(days) {
 		for slot := int64(0); slot < 24; slot += 2 {
-			if w.rnd.IntN(2) == 0 {
+			if w.rnd.IntN(3) > 0 {
 				continue
 			}
 			from := dayStart(day+3) + slot*hour
