@@ -154,26 +154,16 @@ func (a *App) build(reg prometheus.Registerer) error {
 		dist.RegisterRoutes(tenants)
 		dist.RegisterOperatorRoutes(a.routes)
 	}
-	if cfg.runs(targetQuerier) {
-		gateway, err := storegateway.New(cfg.StoreGateway, cfg.DataDir, b, limits, logger, reg)
-		if err != nil {
-			return fmt.Errorf("build the store gateway: %w", err)
-		}
-		cfg.Querier.Version = version.Version
-		quer, err := querier.New(cfg.Querier, peers.reads, gateway, limits, logger, reg)
-		if err != nil {
-			return fmt.Errorf("build the querier: %w", err)
-		}
-		a.parts = append(a.parts, part{"storegateway", gateway}, part{"querier", quer})
-		quer.RegisterRoutes(tenants)
+	if err := a.buildReaders(b, peers, tenants); err != nil {
+		return err
 	}
 	if cfg.runs(targetCompactor) {
 		comp, err := compactor.New(cfg.Compactor, cfg.DataDir, b, limits, logger, reg)
 		if err != nil {
 			return fmt.Errorf("build the compactor: %w", err)
 		}
-		if peers.compactors != nil {
-			comp.ShareWork(peers.compactors.Owns)
+		if err := a.shareCompactions(peers, comp); err != nil {
+			return err
 		}
 		a.parts = append(a.parts, part{"compactor", comp})
 		comp.RegisterRoutes(tenants)
@@ -181,6 +171,33 @@ func (a *App) build(reg prometheus.Registerer) error {
 	if peers.membership != nil { // last: others send work when it runs
 		a.parts = append(a.parts, part{"membership", peers.membership})
 	}
+	return nil
+}
+
+// buildReaders makes the store gateway, and the querier, which asks it, or all
+// gateways where there are others.
+func (a *App) buildReaders(b bucket.Bucket, peers *peers, tenants *mux.Router) error {
+	cfg, logger, limits := a.cfg, a.logger, a.cfg.Limits.Of
+	var gateway *storegateway.Gateway
+	var err error
+	if cfg.runs(targetStoreGateway) {
+		if gateway, err = storegateway.New(cfg.StoreGateway, cfg.DataDir, b, limits, logger, a.reg); err != nil {
+			return fmt.Errorf("build the store gateway: %w", err)
+		}
+		a.parts = append(a.parts, part{"storegateway", gateway})
+	}
+	list := querier.NewCatalogue(cfg.Querier, b, logger, a.reg)
+	stored, err := a.findGateways(peers, gateway, list)
+	if err != nil || !cfg.runs(targetQuerier) {
+		return err
+	}
+	cfg.Querier.Version = version.Version
+	quer, err := querier.New(cfg.Querier, peers.reads, stored, limits, logger, a.reg)
+	if err != nil {
+		return fmt.Errorf("build the querier: %w", err)
+	}
+	a.parts = append(a.parts, part{"catalogue", list}, part{"querier", quer})
+	quer.RegisterRoutes(tenants)
 	return nil
 }
 
@@ -330,6 +347,9 @@ func (a *App) unready() string {
 	case starting:
 		for _, p := range a.parts {
 			if s := p.State(); s != services.Running {
+				if w, ok := p.Service.(interface{ WaitsFor() string }); ok && w.WaitsFor() != "" {
+					return fmt.Sprintf("starting: %s waits: %s", p.name, w.WaitsFor())
+				}
 				return fmt.Sprintf("starting: %s is %s", p.name, s)
 			}
 		}

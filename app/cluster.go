@@ -15,10 +15,12 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/hearth-metrics/hearth/compactor"
 	"github.com/hearth-metrics/hearth/distributor"
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
 	"github.com/hearth-metrics/hearth/ring"
+	"github.com/hearth-metrics/hearth/storegateway"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
@@ -31,9 +33,11 @@ type peers struct {
 	reads      querier.Recent
 	membership *ring.Membership // of the ingester in this process
 
+	cluster *ring.Cluster // nil: this process is alone
+	way     *way
+
 	haStore      distributor.HAStore // nil: no other distributor
 	distributors *ring.Ring          // nil: no other distributor
-	compactors   *ring.Ring          // nil: no other compactor
 }
 
 // findPeers hands out the ingester of this process, or, where there are others,
@@ -74,7 +78,7 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 
 	w := &way{id: c.InstanceID(), dial: a.transport.Dial, conns: map[string]*conn{}}
 	a.parts = append(a.parts, part{"gossip", c}, part{"ring", r}, part{"shards", shards}, part{"connections", services.NewIdleService(nil, w.close)})
-	p := &peers{}
+	p := &peers{cluster: c, way: w}
 	if ing == nil {
 		p.writes = distributor.NewReplicas(r, "", nil, w.to)
 	} else {
@@ -89,11 +93,6 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 		l.register(a.routes)
 	}
 	p.reads = querier.NewReplicas(r, w.to, a.cfg.Limits.Of)
-	if a.cfg.runs(targetCompactor) {
-		if err := a.joinCompactors(c, p); err != nil {
-			return nil, err
-		}
-	}
 	if a.cfg.runs(targetDistributor) {
 		return p, a.joinDistributors(c, p)
 	}
@@ -118,9 +117,13 @@ func (a *App) joinDistributors(c *ring.Cluster, p *peers) error {
 	return err
 }
 
-// joinCompactors has the compactor of this process share its work with others.
-func (a *App) joinCompactors(c *ring.Cluster, p *peers) error {
-	r, err := c.Ring(targetCompactor, nil)
+// shareCompactions has the compactor of this process share its work with
+// others, if there may be others.
+func (a *App) shareCompactions(p *peers, comp *compactor.Compactor) error {
+	if p.cluster == nil {
+		return nil
+	}
+	r, err := p.cluster.Ring(targetCompactor, nil)
 	if err != nil {
 		return err
 	}
@@ -128,17 +131,47 @@ func (a *App) joinCompactors(c *ring.Cluster, p *peers) error {
 	if err != nil {
 		return err
 	}
+	member.Leave(true) // when it stops: others take its work at once
 	a.routes.Handle("/compactor/ring", r).Methods(http.MethodGet, http.MethodPost)
 	a.parts = append(a.parts, part{"compactors", r}, part{"compactor-membership", member})
-	p.compactors = r
+	comp.ShareWork(r.Owns)
 	return nil
 }
 
-// way is how an ingester is reached.
+// findGateways hands out the store gateway of this process, or, where there are
+// others, the ring of all, which it joins if this process has one.
+func (a *App) findGateways(p *peers, gateway *storegateway.Gateway, list *querier.Catalogue) (querier.Stored, error) {
+	if p.cluster == nil {
+		return querier.NewLocal(list, gateway), nil
+	}
+	if gateway == nil && !a.cfg.runs(targetQuerier) {
+		return nil, nil //nolint:nilnil // nobody asks
+	}
+	r, err := p.cluster.RingOfAny(targetStoreGateway)
+	if err != nil {
+		return nil, err
+	}
+	a.routes.Handle("/store-gateway/ring", r).Methods(http.MethodGet, http.MethodPost)
+	a.parts = append(a.parts, part{"gateways", r})
+	if gateway != nil {
+		p.way.store = gateway.Server()
+		wire.RegisterStore(a.grpc, p.way.store)
+		member, err := r.Join()
+		if err != nil {
+			return nil, err
+		}
+		member.Leave(true) // when it stops: nobody needs what it has, others can fetch it
+		a.parts = append(a.parts, part{"gateway-membership", member})
+	}
+	return querier.NewGateways(list, r, p.way.toStore, a.cfg.Limits.Of), nil
+}
+
+// way is how an ingester or a store gateway is reached.
 type way struct {
-	id   string              // of this process
-	self wire.IngesterServer // nil if this process is no ingester
-	dial func(addr string, opts ...grpc.DialOption) (*grpc.ClientConn, error)
+	id    string              // of this process
+	self  wire.IngesterServer // nil if this process is no ingester
+	store wire.StoreServer    // nil if this process is no store gateway
+	dial  func(addr string, opts ...grpc.DialOption) (*grpc.ClientConn, error)
 
 	mu     sync.Mutex
 	conns  map[string]*conn
@@ -155,6 +188,19 @@ func (w *way) to(m ring.Member) (wire.IngesterServer, error) {
 		return nil, err
 	}
 	return wire.NewIngesterClient(cc), nil
+}
+
+// toStore is to for a store gateway. What that answers is nobody else's, so
+// nothing is copied.
+func (w *way) toStore(m ring.Member) (wire.StoreServer, error) {
+	if w.store != nil && m.ID == w.id {
+		return w.store, nil
+	}
+	cc, err := w.conn(m.Addr)
+	if err != nil {
+		return nil, err
+	}
+	return wire.NewStoreClient(cc), nil
 }
 
 // local is an ingester in this process. What it answers is copied where a

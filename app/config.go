@@ -25,7 +25,7 @@ import (
 
 // Config is everything that can be set, one section for each package.
 type Config struct {
-	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, compactor; write: the first two; read: the querier; all: everything in one process
+	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, storegateway, compactor; write: the first two; read: the querier; backend: the last two; all: everything in one process
 	DataDir      string                `yaml:"data_dir"` // folder for everything that is kept on local disk
 	Log          LogConfig             `yaml:"log"`
 	Server       ServerConfig          `yaml:"server"`
@@ -57,22 +57,24 @@ type ServerConfig struct {
 
 // The parts that can be targets, and the groups of them.
 const (
-	targetDistributor = "distributor"
-	targetIngester    = "ingester"
-	targetQuerier     = "querier" // with a store gateway of its own
-	targetCompactor   = "compactor"
-	targetAll         = "all"
+	targetDistributor  = "distributor"
+	targetIngester     = "ingester"
+	targetQuerier      = "querier"
+	targetStoreGateway = "storegateway"
+	targetCompactor    = "compactor"
+	targetAll          = "all"
 )
 
 var targetGroups = map[string][]string{
-	targetAll: {targetDistributor, targetIngester, targetQuerier, targetCompactor},
+	targetAll: {targetDistributor, targetIngester, targetQuerier, targetStoreGateway, targetCompactor},
 	"write":   {targetDistributor, targetIngester},
 	"read":    {targetQuerier},
+	"backend": {targetStoreGateway, targetCompactor},
 }
 
 // laterTargets are known here so that the error says "not yet" and not
 // "unknown".
-var laterTargets = []string{"storegateway", "ruler", "alertmanager", "backend"}
+var laterTargets = []string{"ruler", "alertmanager"}
 
 // runs says whether a part is among the targets.
 func (c *Config) runs(part string) bool {
@@ -146,7 +148,7 @@ func (c *Config) validateTarget() error {
 		case slices.Contains(laterTargets, t):
 			return fmt.Errorf("target: %s cannot run on its own yet", t)
 		case targetGroups[t] == nil && !slices.Contains(targetGroups[targetAll], t):
-			return fmt.Errorf("target: %q is unknown, valid are %s, %s, %s, %s, write, read and %s", t, targetDistributor, targetIngester, targetQuerier, targetCompactor, targetAll)
+			return fmt.Errorf("target: %q is unknown, valid are %s, %s, %s, %s, %s, write, read, backend and %s", t, targetDistributor, targetIngester, targetQuerier, targetStoreGateway, targetCompactor, targetAll)
 		}
 	}
 	m := c.members()

@@ -96,7 +96,7 @@ func (l *leaver) leave(ctx context.Context) error {
 		return err
 	}
 	// Queriers look for new blocks that often, and until they do they ask here.
-	pause(time.Duration(l.app.cfg.StoreGateway.RefreshInterval) + settle)
+	pause(time.Duration(l.app.cfg.Querier.RefreshInterval) + settle)
 	l.membership.Leave(true)
 	if err := services.StopAndAwaitTerminated(ctx, l.membership); err != nil {
 		return err

@@ -107,7 +107,7 @@ func (k *checker) pace(every time.Duration, do func()) {
 func (k *checker) nextOf(kind func(*node) bool) *node {
 	var all []*node
 	for _, n := range k.cluster.all() {
-		if n.label == k.label && kind(n) {
+		if n.label == k.label && kind(n) && n.state.Load() != left {
 			all = append(all, n)
 		}
 	}
@@ -151,7 +151,7 @@ func (k *checker) persist(count *tally, kind func(*node) bool, try func(*node) e
 // mayFail says that a request to a node could not be expected to go well.
 func (n *node) mayFail(before int32, err error) bool {
 	worst := min(before, n.state.Load())
-	return worst == cutOff || worst == away && expectedOf(err)
+	return worst == cutOff || worst <= away && expectedOf(err)
 }
 
 // expectedOf says that a server that starts or stops may give that answer:

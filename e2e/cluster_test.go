@@ -26,6 +26,8 @@ type cluster struct {
 	name string   // no other cluster on this machine has its label
 	net  *network // between the members; nil: nothing in between
 
+	smallDisks bool // see disk_linux_test.go
+
 	mu    sync.Mutex
 	nodes []*node
 }
@@ -49,7 +51,8 @@ type node struct {
 
 // The states of a node: what a client can expect of it.
 const (
-	away    int32 = iota // not started, killed, stopped or paused: no answer
+	left    int32 = iota // for good: nobody asks it any more
+	away                 // not started, killed, stopped or paused: no answer
 	cutOff               // others cannot be reached from it: any answer
 	present              // the right answer
 )
@@ -57,7 +60,7 @@ const (
 // The parts that processes of a cluster run, and what a story calls those.
 var targets = map[string]string{
 	"node": "all", "ingester": "ingester", "distributor": "distributor", "querier": "querier",
-	"writer": "write", "reader": "read",
+	"gateway": "storegateway", "writer": "write", "reader": "read", "backend": "backend",
 }
 
 func (n *node) ingests() bool {
@@ -70,6 +73,11 @@ func (n *node) distributes() bool {
 
 func (n *node) queries() bool {
 	return slices.Contains([]string{"node", "querier", "reader"}, n.role)
+}
+
+// keepsBlocks says that it has a store gateway.
+func (n *node) keepsBlocks() bool {
+	return slices.Contains([]string{"node", "gateway", "backend"}, n.role)
 }
 
 var clusters atomic.Int32
@@ -88,6 +96,9 @@ func (c *cluster) add(role string, count int, zones []string, label string) {
 		n := &node{hearth: newHearth(c.t), web: newEndpoint(c.t, "/prometheus"), role: role, label: label}
 		n.name = c.nextName(role, label)
 		n.dir = filepath.Join(filepath.Dir(n.dir), n.name)
+		if c.smallDisks && n.ingests() {
+			smallDisk(c.t, n.dir)
+		}
 		if len(zones) > 0 {
 			n.zone = zones[i%len(zones)]
 		}
@@ -139,7 +150,7 @@ func (c *cluster) configure(group []*node) {
 		n.http, n.grpc, n.gossip = freePort(c.t), freePort(c.t), freePort(c.t)
 		n.host = "127.0.0.1"
 		if c.net != nil {
-			n.host = c.net.put(n, slices.Index(c.nodes, n)+1)
+			c.net.put(n, slices.Index(c.nodes, n)+1)
 		}
 	}
 	var join []string
@@ -161,7 +172,7 @@ func (c *cluster) configure(group []*node) {
 			"memberlist.join=" + strings.Join(join, ","),
 			"memberlist.cluster_label=" + c.name + n.label,
 			"bucket.filesystem.dir=" + filepath.Join(c.dir, "bucket"+n.label),
-			"storegateway.refresh_interval=2s",
+			"querier.refresh_interval=2s",
 			"limits.tenants.own={own_head: true}",
 		}
 	}
@@ -280,19 +291,68 @@ func (n *node) stopCleanly() {
 func (n *node) startAgain() {
 	n.t.Helper()
 	n.launch()
-	n.awaitReady()
-	n.state.Store(present)
+	n.await()
 }
 
 // wipe takes away the disk of a process that does not run.
 func (n *node) wipe() {
 	n.t.Helper()
-	if n.state.Load() != away {
-		n.t.Fatalf("%s must be killed or stopped before its disk can be wiped", n.name)
-	}
+	n.mustBeAway()
 	if err := os.RemoveAll(n.dir); err != nil {
 		n.t.Fatal(err)
 	}
+}
+
+func (n *node) mustBeAway() {
+	n.t.Helper()
+	if n.state.Load() != away {
+		n.t.Fatalf("%s must be killed or stopped before its disk can be touched", n.name)
+	}
+}
+
+// damage changes what lies in the middle of each log of a process that does not
+// run.
+func (n *node) damage() {
+	n.t.Helper()
+	n.mustBeAway()
+	count := 0
+	err := filepath.WalkDir(filepath.Join(n.dir, "ingester"), func(path string, d os.DirEntry, err error) error {
+		if err != nil || filepath.Base(filepath.Dir(path)) != "wal" || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || info.Size() < 1<<12 {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		count++
+		_, err = f.WriteAt([]byte(strings.Repeat("not what it was ", 4)), info.Size()/2)
+		return errors.Join(err, f.Close())
+	})
+	if err != nil || count == 0 {
+		n.t.Fatalf("%d logs of %s were damaged: %v", count, n.name, err)
+	}
+}
+
+// await is the end of a start.
+func (n *node) await() {
+	n.t.Helper()
+	n.awaitReady()
+	n.state.Store(present)
+}
+
+// leave takes a process out of the cluster as an operator does.
+func (n *node) leave() {
+	n.t.Helper()
+	status, body, err := n.web.in(patience).do(http.MethodPost, "/ingester/shutdown", "", nil, nil)
+	if err != nil || status != http.StatusNoContent {
+		n.t.Fatalf("shutdown of %s: %d %s %v", n.name, status, body, err)
+	}
+	n.stopCleanly()
+	n.state.Store(left)
 }
 
 // pause stops a process where it is; its connections stay open.
@@ -315,15 +375,15 @@ func (n *node) signal(s syscall.Signal) {
 	}
 }
 
-// member is what one process knows of an ingester.
+// member is what one process knows of another one.
 type member struct {
 	ID        string    `json:"id"`
 	State     string    `json:"state"`
 	Heartbeat time.Time `json:"timestamp"`
 }
 
-func (n *node) ring() ([]member, error) {
-	status, body, err := n.do(http.MethodGet, "/ring", "", http.Header{"Accept": {"application/json"}}, nil)
+func (n *node) ring(path string) ([]member, error) {
+	status, body, err := n.do(http.MethodGet, path, "", http.Header{"Accept": {"application/json"}}, nil)
 	if err != nil || status != http.StatusOK {
 		return nil, fmt.Errorf("%d %s %w", status, body, err)
 	}
@@ -335,28 +395,32 @@ func (n *node) ring() ([]member, error) {
 
 // awaitRing waits until every process that can be asked knows as many healthy
 // ingesters as there should be: exactly those with its label that are present.
+// Those that ask store gateways know these, too.
 func (c *cluster) awaitRing(count int) {
 	c.t.Helper()
 	until(c.t, patience, fmt.Sprintf("a ring of %d", count), func() error {
 		var errs []error
 		for _, n := range c.nodes {
 			if n.state.Load() == present {
-				errs = append(errs, c.checkRing(n, count))
+				errs = append(errs, c.checkRing(n, "/ring", (*node).ingests))
+			}
+			if n.state.Load() == present && n.queries() {
+				errs = append(errs, c.checkRing(n, "/store-gateway/ring", (*node).keepsBlocks))
+			}
+			if there := len(c.those(n.label, (*node).ingests)); there != count {
+				errs = append(errs, fmt.Errorf("%d ingesters are present", there))
 			}
 		}
 		return errors.Join(errs...)
 	})
 }
 
-func (c *cluster) checkRing(n *node, count int) error {
+func (c *cluster) checkRing(n *node, path string, kind func(*node) bool) error {
 	want := map[string]time.Time{}
-	for _, other := range c.those(n.label, (*node).ingests) {
+	for _, other := range c.those(n.label, kind) {
 		want[other.name] = other.since.Truncate(time.Second) // as heartbeats are
 	}
-	if len(want) != count {
-		return fmt.Errorf("%d ingesters are present: %v", len(want), slices.Sorted(maps.Keys(want)))
-	}
-	members, err := n.ring()
+	members, err := n.ring(path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", n.name, err)
 	}
@@ -367,7 +431,7 @@ func (c *cluster) checkRing(n *node, count int) error {
 		}
 	}
 	if !slices.Equal(slices.Sorted(maps.Keys(healthy)), slices.Sorted(maps.Keys(want))) {
-		return fmt.Errorf("%s knows %v, there are %v", n.name, slices.Sorted(maps.Keys(healthy)), slices.Sorted(maps.Keys(want)))
+		return fmt.Errorf("%s at %s knows %v, there are %v", n.name, path, slices.Sorted(maps.Keys(healthy)), slices.Sorted(maps.Keys(want)))
 	}
 	return nil
 }
@@ -388,7 +452,7 @@ func (c *cluster) forgetRecent() {
 	c.t.Helper()
 	var stopping []*node
 	for _, n := range c.nodes {
-		if n.state.Swap(away) == present {
+		if n.state.CompareAndSwap(present, away) {
 			n.askToStop()
 			stopping = append(stopping, n)
 		}
@@ -403,11 +467,10 @@ func (c *cluster) forgetRecent() {
 			}
 		}
 	}
-	for _, n := range c.nodes {
+	for _, n := range stopping {
 		n.launch()
 	}
-	for _, n := range c.nodes {
-		n.awaitReady()
-		n.state.Store(present)
+	for _, n := range stopping {
+		n.await()
 	}
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,11 +45,11 @@ func newNetwork(t testing.TB) *network {
 
 // put gives a node its address, and proxies there. A second time it has other
 // ports.
-func (w *network) put(n *node, number int) (host string) {
+func (w *network) put(n *node, number int) {
 	w.t.Helper()
-	host = fmt.Sprintf("127.0.1.%d", number)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	n.host = fmt.Sprintf("127.0.1.%d", number)
 	for _, l := range w.proxies[n] {
 		l.Close()
 	}
@@ -56,14 +58,13 @@ func (w *network) put(n *node, number int) (host string) {
 	}
 	w.proxies[n] = nil
 	for _, port := range []int{n.grpc, n.gossip} {
-		l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", host, port))
+		l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", n.host, port))
 		if err != nil {
 			w.t.Fatal(err)
 		}
 		w.proxies[n] = append(w.proxies[n], l)
 		w.wg.Go(func() { w.serve(l, n, port) })
 	}
-	return host
 }
 
 // set cuts a node off from all others, or ends that.
@@ -101,10 +102,17 @@ func (w *network) serve(l net.Listener, to *node, port int) {
 }
 
 // connect joins a caller to a node for as long as both want.
-func (w *network) connect(caller net.Conn, to *node, port int) {
-	defer w.forget(caller)
-	from := w.whoCalls(caller)
-	if !w.remember(caller) || from == nil {
+func (w *network) connect(conn net.Conn, to *node, port int) {
+	defer w.forget(conn)
+	if !w.remember(conn) {
+		return
+	}
+	caller := &heard{conn, bufio.NewReader(conn)}
+	from := w.whoSends(caller)
+	if from == nil {
+		from = w.whoCalls(conn)
+	}
+	if from == nil {
 		return // it has hung up
 	}
 	if !w.pass(from, to) {
@@ -125,7 +133,7 @@ func (w *network) connect(caller net.Conn, to *node, port int) {
 }
 
 // pump brings bytes from one end to the other while there is a way.
-func (w *network) pump(dst, src net.Conn, a, b *node) {
+func (w *network) pump(dst, src io.ReadWriteCloser, a, b *node) {
 	defer func() {
 		dst.Close()
 		src.Close()
@@ -169,6 +177,38 @@ func (w *network) forget(c net.Conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.conns, c)
+}
+
+// heard is a connection whose first bytes were looked at.
+type heard struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (c *heard) Read(p []byte) (int, error) { return c.in.Read(p) }
+
+// whoSends finds the node that a packet of gossip says it is from, nil if the
+// connection brings no packet. Whoever sends one hangs up at once, so it may be
+// too late to look whose socket it is.
+func (w *network) whoSends(c *heard) *node {
+	head, err := c.in.Peek(2)
+	if err != nil || head[0] != 1 {
+		return nil
+	}
+	if head, err = c.in.Peek(2 + int(head[1])); err != nil {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(string(head[2:]))
+	if err != nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.IndexFunc(w.nodes, func(n *node) bool { return n.host == host })
+	if i < 0 {
+		return nil
+	}
+	return w.nodes[i]
 }
 
 // whoCalls finds the node at the other end of a connection, nil if there is

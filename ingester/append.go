@@ -88,6 +88,9 @@ func (a *appending) target(t int64) (*target, error) {
 	if tg.app != nil {
 		return tg, nil
 	}
+	if h.hurt.Load() {
+		return nil, errHurt()
+	}
 	h.appenders.RLock()
 	if h.closed {
 		h.appenders.RUnlock()
@@ -283,6 +286,11 @@ func (a *appending) end(tg *target, commit bool) error {
 	defer tg.head.appenders.RUnlock()
 	app := tg.app
 	tg.app = nil
+	err := a.finish(tg, app, commit)
+	return errors.Join(err, a.i.checkLogs(tg.head)) // a rollback writes too
+}
+
+func (a *appending) finish(tg *target, app storage.AppenderV2, commit bool) error {
 	if !commit {
 		return app.Rollback()
 	}

@@ -16,14 +16,19 @@ const cutEvery = time.Minute
 
 // cutLoop keeps the heads short: full ones are cut into blocks on block
 // borders, idle ones whole; tenants that have grown get a head of their own,
-// and what is empty is dropped. It also does the flushes nobody waits for.
+// and what is empty is dropped. It also opens heads anew that need it, and does
+// the flushes nobody waits for.
 func (i *Ingester) cutLoop(ctx context.Context) {
 	tick := time.NewTicker(cutEvery)
 	defer tick.Stop()
+	heal := time.NewTicker(healEvery)
+	defer heal.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case now := <-heal.C:
+			i.healAll(ctx, now)
 		case <-tick.C:
 			i.upkeep(ctx, time.Now())
 		case heads := <-i.flushNow:
@@ -60,6 +65,9 @@ func (i *Ingester) upkeep(ctx context.Context, now time.Time) {
 func (i *Ingester) cut(ctx context.Context, h *head, idleSince time.Time) error {
 	h.cutting.Lock()
 	defer h.cutting.Unlock()
+	if h.mended.shut {
+		return nil
+	}
 	if h.appended.Load() < idleSince.UnixMilli() {
 		if h.db.Head().NumSeries() == 0 {
 			return nil

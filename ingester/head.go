@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunks"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/tenant"
@@ -25,8 +25,14 @@ type head struct {
 	dir    string
 	tenant tenant.ID // "" for a pooled head
 	home   bucket.Key
-	db     *tsdb.DB
+	db     *tsdb.DB // heal changes it, holding cutting and all of users, while closed is set
+	logs   *logWatch
+	counts *lifecycle
 	refs   refs
+
+	users  *semaphore.Weighted // who reads from db holds one, see use
+	hurt   atomic.Bool         // a log could not be written: no appends until heal is done
+	mended healing
 
 	shipped *shippedBlocks
 
@@ -61,7 +67,7 @@ const outOfOrderHorizon = 12 * time.Hour
 // openHead opens a head and replays its write-ahead log. id is empty for a
 // pooled head.
 func (i *Ingester) openHead(name string, id tenant.ID) (*head, error) {
-	h := &head{name: name, dir: i.path(name), tenant: id, home: bucket.PoolHome}
+	h := &head{name: name, dir: i.path(name), tenant: id, home: bucket.PoolHome, users: semaphore.NewWeighted(everyone)}
 	if !h.pooled() {
 		h.home = bucket.TenantHome(string(id))
 	}
@@ -69,24 +75,64 @@ func (i *Ingester) openHead(name string, id tenant.ID) (*head, error) {
 	if h.shipped, err = readShipped(h.dir); err != nil {
 		return nil, err
 	}
-	if err := mend(h.dir, i.logger.With("head", name)); err != nil {
-		return nil, fmt.Errorf("open head %s: %w", name, err)
+	if err := i.openDB(h); err != nil {
+		return nil, err
 	}
-	logger := slog.New(atLeast{slog.LevelWarn, i.logger.With("head", name).Handler()})
-	h.db, err = tsdb.Open(h.dir, logger, nil, i.headOptions(h), nil)
-	if err != nil {
-		return nil, fmt.Errorf("open head %s: %w", name, err)
-	}
-	h.db.DisableCompactions() // cutLoop decides when
 	h.appended.Store(time.Now().UnixMilli())
 	i.metrics.heads.WithLabelValues(h.kind()).Inc()
 	return h, nil
 }
 
+// openDB opens a head's TSDB. A TSDB that had to repair its write-ahead log has
+// not read the log of out-of-order samples any more, so it is opened again then.
+// If openDB fails, nothing is left open or counted.
+func (i *Ingester) openDB(h *head) error {
+	const repairs = 3 // one of each log, and one more
+	for tries := 0; ; tries++ {
+		if err := i.tryOpenDB(h); err != nil {
+			return fmt.Errorf("open head %s: %w", h.name, err)
+		}
+		if !h.logs.repaired() {
+			return nil
+		}
+		h.counts.forget()
+		if err := closeBroken(h.db); err != nil {
+			return fmt.Errorf("close head %s after a repair: %w", h.name, err)
+		}
+		if tries == repairs {
+			return fmt.Errorf("open head %s: its logs were repaired %d times, and are still broken", h.name, repairs+1)
+		}
+	}
+}
+
+func (i *Ingester) tryOpenDB(h *head) error {
+	logger := i.logger.With("head", h.name)
+	if err := undoRepair(h.dir); err != nil {
+		return err
+	}
+	if err := mend(h.dir, logger); err != nil {
+		return err
+	}
+	logs, counts := &logWatch{}, &lifecycle{i: i, h: h, of: map[*member]int64{}}
+	counts.replaying.Store(true)
+	db, err := tsdb.Open(h.dir, slog.New(atLeast{slog.LevelWarn, logger.Handler()}), logs, i.headOptions(h, counts), nil)
+	if err != nil {
+		counts.forget()
+		return err
+	}
+	if len(logs.failures) != 2 || logs.repairs == nil {
+		panic("BUG: the TSDB does not tell any more how its logs are")
+	}
+	counts.replaying.Store(false)
+	db.DisableCompactions() // cutLoop decides when
+	h.db, h.logs, h.counts = db, logs, counts
+	return nil
+}
+
 // headOptions sizes a TSDB. Upstream's defaults are made for one TSDB in a
 // process; here there may be thousands, so what each allocates up front (4 MiB
 // of chunk write buffer, 16,384 stripes) is cut down for tenants' own heads.
-func (i *Ingester) headOptions(h *head) *tsdb.Options {
+func (i *Ingester) headOptions(h *head, counts *lifecycle) *tsdb.Options {
 	o := tsdb.DefaultOptions()
 	o.MinBlockDuration = time.Duration(i.cfg.BlockRange).Milliseconds()
 	o.MaxBlockDuration = o.MinBlockDuration
@@ -94,7 +140,7 @@ func (i *Ingester) headOptions(h *head) *tsdb.Options {
 	o.IsolationDisabled = true                             // saves a ring of ids per series; a read may see part of a push in progress
 	o.OutOfOrderTimeWindow = i.horizon(i.limits(h.tenant)) // of "" for a pooled head: the defaults
 	o.EnableExemplarStorage = true
-	o.SeriesLifecycleCallback = lifecycle{i, h}
+	o.SeriesLifecycleCallback = counts
 	o.BlocksToDelete = func(blocks []*tsdb.Block) map[ulidT]struct{} {
 		return h.shipped.olderThan(blocks, time.Now().Add(-time.Duration(i.cfg.KeepShipped)))
 	}
@@ -129,7 +175,8 @@ func (i *Ingester) close(h *head) error {
 		}
 		h.closed = true
 		i.metrics.heads.WithLabelValues(h.kind()).Dec()
-		return h.db.Close()
+		h.counts.forget()
+		return closeBroken(h.db)
 	})
 }
 
@@ -160,51 +207,6 @@ func (h *head) owner(ls labels.Labels) (tenant.ID, labels.Labels) {
 	}
 	id, own := bucket.SplitPoolLabels(ls)
 	return tenant.ID(id), own
-}
-
-// lifecycle counts a head's series by tenant and keeps the cache of references
-// in step with it. The head calls it while it creates and deletes series.
-type lifecycle struct {
-	i *Ingester
-	h *head
-}
-
-var _ tsdb.SeriesLifecycleCallback = lifecycle{}
-
-// PreCreation refuses a series that is over its tenant's limit.
-func (l lifecycle) PreCreation(ls labels.Labels) error {
-	if l.i.replaying.Load() {
-		return nil
-	}
-	id := l.h.tenant
-	if l.h.pooled() {
-		id = tenant.ID(ls.Get(bucket.PoolLabel))
-	}
-	limit := l.i.limits(id).MaxSeries
-	if n := l.i.member(id).series.Load(); limit > 0 && n >= int64(limit) {
-		return wire.Errorf(wire.Invalid, "err-max-series", "series limit reached: %d of %d (limit max_series); remove labels that vary, or ask for a higher limit", n, limit)
-	}
-	return nil
-}
-
-// PostCreation counts a new series.
-func (l lifecycle) PostCreation(ls labels.Labels) {
-	id := l.h.tenant
-	if l.h.pooled() {
-		id = tenant.ID(ls.Get(bucket.PoolLabel))
-	}
-	l.i.member(id).series.Add(1)
-	l.i.metrics.series.WithLabelValues(l.h.kind()).Inc()
-}
-
-// PostDeletion forgets series that are gone from memory.
-func (l lifecycle) PostDeletion(gone map[chunks.HeadSeriesRef]labels.Labels) {
-	for ref, ls := range gone {
-		id, own := l.h.owner(ls)
-		l.i.member(id).series.Add(-1)
-		l.h.refs.drop(wire.KeyOf(string(id), own), storage.SeriesRef(ref))
-	}
-	l.i.metrics.series.WithLabelValues(l.h.kind()).Sub(float64(len(gone)))
 }
 
 // atLeast passes on records from a level up: a TSDB reports its routine at

@@ -52,8 +52,12 @@ type Ingester struct {
 	logger  *slog.Logger
 	metrics *metrics
 
-	pools     []*head
-	replaying atomic.Bool // series limits do not apply to what was acknowledged before
+	pools  []*head
+	series atomic.Int64 // in memory, of all tenants
+
+	room     room
+	full     atomic.Bool  // writes are refused, and the log says so
+	waitsFor atomic.Value // string, see WaitsFor
 
 	excluding sync.Mutex // see exclusive
 
@@ -85,20 +89,27 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 		shipNow:  make(chan struct{}, 1),
 		flushNow: make(chan []*head, 4),
 	}
+	i.room.dir = i.dir
 	i.Service = services.NewBasicService(i.starting, i.running, i.stopping)
 	return i, nil
 }
 
-// starting opens every head that the data folder has, replaying as many
-// write-ahead logs at once as there are processors.
-func (i *Ingester) starting(context.Context) error {
+// starting opens every head that the data folder has.
+func (i *Ingester) starting(ctx context.Context) error {
 	begun := time.Now()
-	i.replaying.Store(true)
-	defer i.replaying.Store(false)
-
 	if err := os.MkdirAll(i.dir, 0o777); err != nil {
 		return err
 	}
+	if err := i.openWithRoom(ctx, i.open); err != nil {
+		return err
+	}
+	i.metrics.replay.Set(time.Since(begun).Seconds())
+	return nil
+}
+
+// open replays as many write-ahead logs at once as there are processors. If it
+// fails, nothing is left open.
+func (i *Ingester) open() error {
 	placed, err := readPlacements(i.dir)
 	if err != nil {
 		return err
@@ -130,7 +141,6 @@ func (i *Ingester) starting(context.Context) error {
 	if err := g.Wait(); err != nil {
 		return errors.Join(err, i.closeHeads())
 	}
-	i.metrics.replay.Set(time.Since(begun).Seconds())
 	return nil
 }
 

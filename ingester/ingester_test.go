@@ -21,7 +21,15 @@ import (
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(childDir) != "" { // what it leaves open ends with it
+		os.Exit(m.Run())
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// childDir is where a test that runs as a process of its own has its data.
+const childDir = "HEARTH_INGESTER_TEST_DIR"
 
 // node is an ingester under test with what outlives it.
 type node struct {
@@ -55,12 +63,18 @@ func (n *node) limit(id tenant.ID, change func(*tenant.Limits)) *node {
 
 func (n *node) start() *node {
 	n.t.Helper()
-	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	i, err := New(n.cfg, n.dir, n.bucket, n.limits.Of, logger, prometheus.NewRegistry())
-	require.NoError(n.t, err)
+	i := n.make()
 	require.NoError(n.t, services.StartAndAwaitRunning(context.Background(), i))
 	n.Ingester = i
 	return n
+}
+
+func (n *node) make() *Ingester {
+	n.t.Helper()
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	i, err := New(n.cfg, n.dir, n.bucket, n.limits.Of, logger, prometheus.NewRegistry())
+	require.NoError(n.t, err)
+	return i
 }
 
 func (n *node) stop() {

@@ -17,6 +17,7 @@ type metrics struct {
 	unshipped    prometheus.Gauge
 	replay       prometheus.Gauge
 	walErrors    prometheus.Counter
+	hurt         prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -65,6 +66,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		walErrors: f.NewCounter(prometheus.CounterOpts{
 			Name: "hearth_ingester_commit_failures_total",
 			Help: "Pushes that could not be made durable; the client was told to send them again.",
+		}),
+		hurt: f.NewGauge(prometheus.GaugeOpts{
+			Name: "hearth_ingester_heads_hurt",
+			Help: "Heads whose log could not be written: they take no writes until they have been opened anew.",
 		}),
 	}
 }

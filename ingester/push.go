@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/grafana/dskit/services"
@@ -25,11 +24,14 @@ func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.
 	if i.State() != services.Running {
 		return wire.Pushed{}, errStopping()
 	}
+	if err := i.checkRoom(); err != nil {
+		return wire.Pushed{}, i.storageError(id, err)
+	}
 	m, limits := i.member(id), i.limits(id)
 	m.pushed.Store(time.Now().UnixMilli())
 	if m.own.Load() == nil && (limits.OwnHead || i.horizon(limits) > i.horizon(i.limits(""))) {
 		if err := i.placeAtOnce(m); err != nil {
-			return wire.Pushed{}, err
+			return wire.Pushed{}, i.storageError(id, err)
 		}
 	}
 	m.meta.update(r.Metadata, limits.MaxMetadata, time.Now())
@@ -71,13 +73,17 @@ func (i *Ingester) placeAtOnce(m *member) error {
 // it may send the request again. The cause is for the log.
 func (i *Ingester) storageError(id tenant.ID, err error) error {
 	var ue *wire.UserError
-	if errors.As(err, &ue) {
+	known := errors.As(err, &ue)
+	if known && ue.ID != errStorage {
 		return err
 	}
 	i.metrics.walErrors.Inc()
+	if known { // whoever found it out has logged it
+		return err
+	}
 	i.logger.Error("push could not be stored", "tenant", id, "err", err)
-	ue = &wire.UserError{Kind: wire.Unavailable, ID: "err-ingester-storage", Msg: "the request could not be stored, send it again", RetryAfter: 5 * time.Second}
-	if errors.Is(err, syscall.ENOSPC) {
+	ue = &wire.UserError{Kind: wire.Unavailable, ID: errStorage, Msg: "the request could not be stored, send it again", RetryAfter: 5 * time.Second}
+	if isFull(err) {
 		ue.Msg = "the disk for recent data is full, send the request again later"
 		ue.RetryAfter = 30 * time.Second
 	}

@@ -107,6 +107,13 @@ func (r *refs) drop(k wire.Key, ref storage.SeriesRef) {
 	}
 }
 
+// reset forgets everything.
+func (r *refs) reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.slots, r.used = nil, 0
+}
+
 // close empties a slot and moves up those behind it that may lie there, so
 // that no search stops too early.
 func (r *refs) close(gap int) {

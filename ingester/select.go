@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 
 	"github.com/grafana/dskit/services"
 	"github.com/oklog/ulid/v2"
@@ -21,10 +22,10 @@ import (
 // (ms, inclusive): heads and the blocks still on local disk. held names those
 // blocks, so that the caller need not read them from the bucket too. The
 // caller closes the querier.
-func (i *Ingester) Querier(_ context.Context, id tenant.ID, mint, maxt int64) (storage.Querier, []ulid.ULID, error) {
-	qs, held, err := look(i, id, func(h *head) (storage.Querier, error) {
-		q, err := h.db.Querier(mint, maxt)
-		if err == nil && h.pooled() {
+func (i *Ingester) Querier(ctx context.Context, id tenant.ID, mint, maxt int64) (storage.Querier, []ulid.ULID, error) {
+	qs, held, done, err := look(ctx, i, id, func(db *tsdb.DB, pooled bool) (storage.Querier, error) {
+		q, err := db.Querier(mint, maxt)
+		if err == nil && pooled {
 			q = bucket.PoolQuerier(q, string(id))
 		}
 		return q, err
@@ -32,17 +33,31 @@ func (i *Ingester) Querier(_ context.Context, id tenant.ID, mint, maxt int64) (s
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(qs) == 1 {
-		return qs[0], held, nil
+	q := qs[0]
+	if len(qs) > 1 {
+		q = storage.NewMergeQuerier(qs, nil, storage.ChainedSeriesMerge)
 	}
-	return storage.NewMergeQuerier(qs, nil, storage.ChainedSeriesMerge), held, nil
+	return &querier{q, done}, held, nil
+}
+
+// querier gives back the heads when it is closed.
+type querier struct {
+	storage.Querier
+
+	done func()
+}
+
+// Close implements storage.Querier.
+func (q *querier) Close() error {
+	defer q.done()
+	return q.Querier.Close()
 }
 
 // ChunkQuerier is Querier for chunks.
-func (i *Ingester) ChunkQuerier(_ context.Context, id tenant.ID, mint, maxt int64) (storage.ChunkQuerier, []ulid.ULID, error) {
-	qs, held, err := look(i, id, func(h *head) (storage.ChunkQuerier, error) {
-		q, err := h.db.ChunkQuerier(mint, maxt)
-		if err == nil && h.pooled() {
+func (i *Ingester) ChunkQuerier(ctx context.Context, id tenant.ID, mint, maxt int64) (storage.ChunkQuerier, []ulid.ULID, error) {
+	qs, held, done, err := look(ctx, i, id, func(db *tsdb.DB, pooled bool) (storage.ChunkQuerier, error) {
+		q, err := db.ChunkQuerier(mint, maxt)
+		if err == nil && pooled {
 			q = bucket.PoolChunkQuerier(q, string(id))
 		}
 		return q, err
@@ -50,39 +65,60 @@ func (i *Ingester) ChunkQuerier(_ context.Context, id tenant.ID, mint, maxt int6
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(qs) == 1 {
-		return qs[0], held, nil
+	q := qs[0]
+	if len(qs) > 1 {
+		q = storage.NewMergeChunkQuerier(qs, nil, storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge))
 	}
-	return storage.NewMergeChunkQuerier(qs, nil, storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge)), held, nil
+	return &chunkQuerier{q, done}, held, nil
+}
+
+// chunkQuerier gives back the heads when it is closed.
+type chunkQuerier struct {
+	storage.ChunkQuerier
+
+	done func()
+}
+
+// Close implements storage.ChunkQuerier.
+func (q *chunkQuerier) Close() error {
+	defer q.done()
+	return q.ChunkQuerier.Close()
 }
 
 // look opens every head that may have data of a tenant. The pool is always
-// looked at: a tenant's older blocks may be there.
-func look[Q interface{ Close() error }](i *Ingester, id tenant.ID, open func(*head) (Q, error)) (qs []Q, held []ulid.ULID, err error) {
+// looked at: a tenant's older blocks may be there. What is opened is closed
+// before done is called, once.
+func look[Q interface{ Close() error }](ctx context.Context, i *Ingester, id tenant.ID, open func(db *tsdb.DB, pooled bool) (Q, error)) (qs []Q, held []ulid.ULID, done func(), err error) {
 	if i.State() != services.Running {
-		return nil, nil, errStopping()
+		return nil, nil, nil, errStopping()
 	}
-	heads := []*head{i.poolOf(id)}
-	if m := i.knownMember(id); m != nil {
-		if own := m.own.Load(); own != nil {
-			heads = append(heads, own)
+	var used []func()
+	done = sync.OnceFunc(func() {
+		for _, f := range used {
+			f()
 		}
-	}
-	for _, h := range heads {
-		// A block that is there before and after the querier is opened is
-		// read by it; one that comes or goes meanwhile is not claimed.
-		before := h.db.Blocks()
-		q, err := open(h)
-		if err != nil {
-			for _, q := range qs {
-				err = errors.Join(err, q.Close())
+	})
+	for _, h := range i.headsOf(id) {
+		db, release, err := h.use(ctx)
+		if err == nil {
+			used = append(used, release)
+			// A block that is there before and after the querier is opened is
+			// read by it; one that comes or goes meanwhile is not claimed.
+			before := db.Blocks()
+			var q Q
+			if q, err = open(db, h.pooled()); err == nil {
+				qs = append(qs, q)
+				held = append(held, inBoth(before, db.Blocks())...)
+				continue
 			}
-			return nil, nil, err
 		}
-		qs = append(qs, q)
-		held = append(held, inBoth(before, h.db.Blocks())...)
+		for _, q := range qs {
+			err = errors.Join(err, q.Close())
+		}
+		done()
+		return nil, nil, nil, err
 	}
-	return qs, held, nil
+	return qs, held, done, nil
 }
 
 func inBoth(a, b []*tsdb.Block) (out []ulid.ULID) {
@@ -99,16 +135,21 @@ func (i *Ingester) ExemplarQuerier(ctx context.Context, id tenant.ID) (storage.E
 	if i.State() != services.Running {
 		return nil, errStopping()
 	}
-	pool, err := i.poolOf(id).db.ExemplarQuerier(ctx)
-	if err != nil {
-		return nil, err
-	}
-	q := &exemplarQuerier{id: id, pool: pool}
-	if m := i.knownMember(id); m != nil {
-		if own := m.own.Load(); own != nil {
-			if q.own, err = own.db.ExemplarQuerier(ctx); err != nil {
-				return nil, err
-			}
+	q := &exemplarQuerier{id: id}
+	for _, h := range i.headsOf(id) {
+		db, done, err := h.use(ctx)
+		if err != nil {
+			return nil, err
+		}
+		found, err := db.ExemplarQuerier(ctx)
+		done() // exemplars are in memory, whatever becomes of the files
+		if err != nil {
+			return nil, err
+		}
+		if h.pooled() {
+			q.pool = found
+		} else {
+			q.own = found
 		}
 	}
 	return q, nil

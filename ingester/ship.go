@@ -53,7 +53,7 @@ func (i *Ingester) shipAll(ctx context.Context) {
 			return
 		}
 		_, err := i.shipHead(ctx, h)
-		unshipped += len(h.shipped.missing(h.db.Blocks()))
+		unshipped += len(h.shipped.missing(h.blocks()))
 		if err != nil && ctx.Err() == nil {
 			i.logger.Warn("block upload failed, will retry", "head", h.name, "err", err)
 		}
@@ -66,7 +66,7 @@ func (i *Ingester) shipAll(ctx context.Context) {
 func (i *Ingester) shipHead(ctx context.Context, h *head) (shipped []ulid.ULID, err error) {
 	h.shipping.Lock()
 	defer h.shipping.Unlock()
-	for _, b := range h.shipped.missing(h.db.Blocks()) {
+	for _, b := range h.shipped.missing(h.blocks()) {
 		id := b.Meta().ULID
 		if err := i.shipBlock(ctx, h, b); err != nil {
 			i.metrics.shipFailures.Inc()

@@ -19,6 +19,10 @@ type Config struct {
 	// more wait, the tenants taking turns. 0: twice the cores, at least four.
 	MaxConcurrent int `yaml:"max_concurrent"`
 
+	// RefreshInterval is how often the list of a home's blocks in the bucket is
+	// read again, when it is asked for.
+	RefreshInterval model.Duration `yaml:"refresh_interval"`
+
 	// LookbackDelta is how old the newest sample of a series may be to count as
 	// its current value. A client may ask for another with lookback_delta.
 	LookbackDelta model.Duration `yaml:"lookback_delta"`
@@ -36,10 +40,15 @@ type Config struct {
 // DefaultConfig is that of Prometheus.
 func DefaultConfig() Config {
 	return Config{
-		Timeout:       model.Duration(2 * time.Minute),
-		LookbackDelta: model.Duration(5 * time.Minute),
+		Timeout:         model.Duration(2 * time.Minute),
+		RefreshInterval: model.Duration(30 * time.Second),
+		LookbackDelta:   model.Duration(5 * time.Minute),
 	}
 }
+
+// maxRefreshInterval keeps the list of blocks much younger than the time for
+// which ingesters keep the blocks that they have shipped.
+const maxRefreshInterval = 2 * time.Minute
 
 // Validate names the first setting that cannot work.
 func (c Config) Validate() error {
@@ -48,6 +57,8 @@ func (c Config) Validate() error {
 		return errors.New("timeout must be greater than 0")
 	case c.MaxConcurrent < 0:
 		return errors.New("max_concurrent must be 0 (twice the cores) or more")
+	case c.RefreshInterval <= 0 || time.Duration(c.RefreshInterval) > maxRefreshInterval:
+		return errors.New("refresh_interval must be above 0 and at most 2m, so that shipped blocks are seen before ingesters drop them")
 	case c.LookbackDelta <= 0:
 		return errors.New("lookback_delta must be greater than 0")
 	}

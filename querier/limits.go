@@ -103,12 +103,16 @@ func (q *Querier) countSeries(l *tenant.Limits, c *seriesCount) error {
 	if most <= 0 || n <= most {
 		return nil
 	}
-	err := wire.Errorf(wire.Limited, "err-max-series-per-query",
-		"the query selects more than %d series (limit max_series_per_query). Select fewer or ask for a higher limit", most)
+	err := errTooManySeries(l)
 	if n > most+1 {
 		return err // another selector of the same query, which is refused already
 	}
 	return q.refuse(err)
+}
+
+func errTooManySeries(l *tenant.Limits) *wire.UserError {
+	return wire.Errorf(wire.Limited, "err-max-series-per-query",
+		"the query selects more than %d series (limit max_series_per_query). Select fewer or ask for a higher limit", l.MaxSeriesPerQuery)
 }
 
 func (q *Querier) tooManySamples(l *tenant.Limits) error {

@@ -66,3 +66,14 @@ func newMetrics(reg prometheus.Registerer, q *queue) *metrics {
 		}, []string{"id"}),
 	}
 }
+
+type gatewayMetrics struct {
+	asked *prometheus.CounterVec // whether store gateways can be relied on
+}
+
+func newGatewayMetrics(reg prometheus.Registerer) *gatewayMetrics {
+	return &gatewayMetrics{asked: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
+		Name: "hearth_querier_gateway_requests_total",
+		Help: "Questions to store gateways by how they went: success, failure (others were asked for what is missing), silent (others were asked as well).",
+	}, []string{"outcome"})}
+}

@@ -55,7 +55,7 @@ type replicaQuerier struct {
 	held map[string][]string // by member
 	read atomic.Int64        // bytes of chunks
 
-	asked []func() // each ends a question and waits for it
+	asked questions
 }
 
 func (p *Replicas) open(ctx context.Context, id tenant.ID, mint, maxt int64) (*replicaQuerier, []ulid.ULID, error) {
@@ -108,13 +108,7 @@ func (p *Replicas) ChunkQuerier(ctx context.Context, id tenant.ID, mint, maxt in
 
 // Close implements storage.LabelQuerier. It ends questions whose answers nobody
 // has waited for.
-func (q *replicaQuerier) Close() error {
-	for _, end := range q.asked {
-		end()
-	}
-	q.asked = nil
-	return nil
-}
+func (q *replicaQuerier) Close() error { return q.asked.end() }
 
 // LabelNames implements storage.LabelQuerier.
 func (q *replicaQuerier) LabelNames(ctx context.Context, h *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
@@ -180,25 +174,37 @@ func chunkBytes(f *wire.SeriesFrame) (n int64) {
 	return n
 }
 
-// ask begins a question at once and waits for its answers when they are used,
-// so that the selectors of one query are asked for at the same time.
-func (q *replicaQuerier) ask(ctx context.Context, h *storage.SelectHints, ms []*labels.Matcher) func() ([][]wire.SelectedSeries, error) {
-	var answers [][]wire.SelectedSeries
+// questions are those that one query has asked. They belong to one goroutine.
+type questions struct{ ends []func() } // each ends a question and waits for it
+
+// end ends all questions.
+func (q *questions) end() error {
+	for _, end := range q.ends {
+		end()
+	}
+	q.ends = nil
+	return nil
+}
+
+// ask begins a question at once and waits for its answer when it is used, so
+// that the selectors of one query are asked for at the same time.
+func ask[T any](ctx context.Context, all *questions, question func(context.Context) (T, error)) func() (T, error) {
+	var answer T
 	var err error
 	done := make(chan struct{})
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		defer close(done)
 		defer cancel()
-		answers, err = q.selected(ctx, h, ms)
+		answer, err = question(ctx)
 	}()
-	q.asked = append(q.asked, func() {
+	all.ends = append(all.ends, func() {
 		cancel()
 		<-done
 	})
-	return func() ([][]wire.SelectedSeries, error) {
+	return func() (T, error) {
 		<-done // ctx ends it
-		return answers, err
+		return answer, err
 	}
 }
 
@@ -206,7 +212,7 @@ type replicaSamples struct{ *replicaQuerier }
 
 // Select implements storage.Querier.
 func (q replicaSamples) Select(ctx context.Context, _ bool, h *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
-	wait := q.ask(ctx, h, ms)
+	wait := ask(ctx, &q.asked, func(ctx context.Context) ([][]wire.SelectedSeries, error) { return q.selected(ctx, h, ms) })
 	return &lazy[storage.Series]{open: func() set[storage.Series] {
 		answers, err := wait()
 		if err != nil {
@@ -224,7 +230,7 @@ type replicaChunks struct{ *replicaQuerier }
 
 // Select implements storage.ChunkQuerier.
 func (q replicaChunks) Select(ctx context.Context, _ bool, h *storage.SelectHints, ms ...*labels.Matcher) storage.ChunkSeriesSet {
-	wait := q.ask(ctx, h, ms)
+	wait := ask(ctx, &q.asked, func(ctx context.Context) ([][]wire.SelectedSeries, error) { return q.selected(ctx, h, ms) })
 	return &lazy[storage.ChunkSeries]{open: func() set[storage.ChunkSeries] {
 		answers, err := wait()
 		if err != nil {

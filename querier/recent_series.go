@@ -2,8 +2,11 @@ package querier
 
 import (
 	"errors"
+	"iter"
+	"math"
 	"sync"
 
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
@@ -14,41 +17,87 @@ import (
 
 // samplesOf reads the chunks of series one after the other.
 func samplesOf(list []wire.SelectedSeries) []storage.Series {
-	out := make([]storage.Series, len(list))
-	for i := range list {
-		s := &list[i]
-		out[i] = &storage.SeriesEntry{
-			Lset: s.Labels,
-			SampleIteratorFn: func(it chunkenc.Iterator) chunkenc.Iterator {
-				ci, ok := it.(*chunksIterator)
-				if !ok {
-					ci = &chunksIterator{}
-				}
-				ci.begin(s.Chunks)
-				return ci
-			},
+	return samplesBetween(list, math.MinInt64, math.MaxInt64)
+}
+
+// samplesBetween is samplesOf without samples before minT or after maxT. What a
+// list has of a series several times, one after the other, is merged.
+func samplesBetween(list []wire.SelectedSeries, minT, maxT int64) []storage.Series {
+	out := make([]storage.Series, 0, len(list))
+	for same := range groups(list) {
+		all := make([]storage.Series, len(same))
+		for i := range same {
+			all[i] = samplesOfOne(&same[i], minT, maxT)
+		}
+		if len(all) == 1 {
+			out = append(out, all[0])
+		} else {
+			out = append(out, storage.ChainedSeriesMerge(all...))
 		}
 	}
 	return out
 }
 
-func chunksOf(list []wire.SelectedSeries) []storage.ChunkSeries {
-	out := make([]storage.ChunkSeries, len(list))
-	for i := range list {
-		s := &list[i]
-		out[i] = &storage.ChunkSeriesEntry{Lset: s.Labels, ChunkIteratorFn: func(chunks.Iterator) chunks.Iterator {
-			metas := make([]chunks.Meta, len(s.Chunks))
-			for n, c := range s.Chunks {
-				chunk, err := chunkenc.FromData(c.Encoding, c.Data)
-				if err != nil {
-					return failedChunks{err}
-				}
-				metas[n] = chunks.Meta{MinTime: c.MinT, MaxTime: c.MaxT, Chunk: chunk}
+func samplesOfOne(s *wire.SelectedSeries, minT, maxT int64) storage.Series {
+	return &storage.SeriesEntry{
+		Lset: s.Labels,
+		SampleIteratorFn: func(it chunkenc.Iterator) chunkenc.Iterator {
+			ci, ok := it.(*chunksIterator)
+			if !ok {
+				ci = &chunksIterator{}
 			}
-			return storage.NewListChunkSeriesIterator(metas...)
-		}}
+			ci.begin(s.Chunks, minT, maxT)
+			return ci
+		},
+	}
+}
+
+var mergeChunkSeries = storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge)
+
+func chunksOf(list []wire.SelectedSeries) []storage.ChunkSeries {
+	out := make([]storage.ChunkSeries, 0, len(list))
+	for same := range groups(list) {
+		all := make([]storage.ChunkSeries, len(same))
+		for i := range same {
+			all[i] = chunksOfOne(&same[i])
+		}
+		if len(all) == 1 {
+			out = append(out, all[0])
+		} else {
+			out = append(out, mergeChunkSeries(all...))
+		}
 	}
 	return out
+}
+
+// groups divides a sorted list into the parts of each series.
+func groups(list []wire.SelectedSeries) iter.Seq[[]wire.SelectedSeries] {
+	return func(yield func([]wire.SelectedSeries) bool) {
+		for from := 0; from < len(list); {
+			to := from + 1
+			for to < len(list) && labels.Equal(list[from].Labels, list[to].Labels) {
+				to++
+			}
+			if !yield(list[from:to]) {
+				return
+			}
+			from = to
+		}
+	}
+}
+
+func chunksOfOne(s *wire.SelectedSeries) storage.ChunkSeries {
+	return &storage.ChunkSeriesEntry{Lset: s.Labels, ChunkIteratorFn: func(chunks.Iterator) chunks.Iterator {
+		metas := make([]chunks.Meta, len(s.Chunks))
+		for n, c := range s.Chunks {
+			chunk, err := chunkenc.FromData(c.Encoding, c.Data)
+			if err != nil {
+				return failedChunks{err}
+			}
+			metas[n] = chunks.Meta{MinTime: c.MinT, MaxTime: c.MaxT, Chunk: chunk}
+		}
+		return storage.NewListChunkSeriesIterator(metas...)
+	}}
 }
 
 type failedChunks struct{ err error }
@@ -103,24 +152,37 @@ func (*list[S]) Err() error { return nil }
 // Warnings implements storage.SeriesSet.
 func (*list[S]) Warnings() annotations.Annotations { return nil }
 
-// chunksIterator reads chunks that do not overlap, one after the other.
+// chunksIterator reads chunks that do not overlap, one after the other, between
+// two times.
 type chunksIterator struct {
 	chunkenc.Iterator // of the current chunk
 
-	rest []wire.SelectedChunk
-	err  error
+	rest       []wire.SelectedChunk
+	minT, maxT int64
+	beyond     bool // the current chunk may have samples after maxT
+	err        error
 }
 
-func (it *chunksIterator) begin(list []wire.SelectedChunk) {
-	it.rest, it.err = list, nil
+func (it *chunksIterator) begin(list []wire.SelectedChunk, minT, maxT int64) {
+	it.rest, it.minT, it.maxT, it.beyond, it.err = list, minT, maxT, false, nil
 	it.Iterator = chunkenc.NewNopIterator()
 }
 
 // Next implements chunkenc.Iterator.
 func (it *chunksIterator) Next() chunkenc.ValueType {
 	for {
-		if vt := it.Iterator.Next(); vt != chunkenc.ValNone || it.Err() != nil || !it.advance() {
-			return vt
+		if vt := it.Iterator.Next(); vt != chunkenc.ValNone {
+			return it.within(vt)
+		}
+		if it.Err() != nil {
+			return chunkenc.ValNone
+		}
+		c := it.advance()
+		if c == nil {
+			return chunkenc.ValNone
+		}
+		if c.MinT < it.minT {
+			return it.Seek(it.minT)
 		}
 	}
 }
@@ -128,33 +190,44 @@ func (it *chunksIterator) Next() chunkenc.ValueType {
 // Seek implements chunkenc.Iterator. It passes over chunks that end before t
 // without reading them.
 func (it *chunksIterator) Seek(t int64) chunkenc.ValueType {
+	t = max(t, it.minT)
 	for {
 		if vt := it.Iterator.Seek(t); vt != chunkenc.ValNone || it.Err() != nil {
-			return vt
+			return it.within(vt)
 		}
 		for len(it.rest) > 0 && it.rest[0].MaxT < t {
 			it.rest = it.rest[1:]
 		}
-		if !it.advance() {
+		if it.advance() == nil {
 			return chunkenc.ValNone
 		}
 	}
 }
 
+// within ends the iterator where the time ends.
+func (it *chunksIterator) within(vt chunkenc.ValueType) chunkenc.ValueType {
+	if it.beyond && vt != chunkenc.ValNone && it.AtT() > it.maxT {
+		it.Iterator, it.rest, it.beyond = chunkenc.NewNopIterator(), nil, false
+		return chunkenc.ValNone
+	}
+	return vt
+}
+
 // Err implements chunkenc.Iterator.
 func (it *chunksIterator) Err() error { return errors.Join(it.err, it.Iterator.Err()) }
 
-func (it *chunksIterator) advance() bool {
+// advance goes to the next chunk; nil at the end, and where it cannot be read.
+func (it *chunksIterator) advance() *wire.SelectedChunk {
 	if len(it.rest) == 0 {
-		return false
+		return nil
 	}
-	c := it.rest[0]
+	c := &it.rest[0]
 	it.rest = it.rest[1:]
 	chunk, err := chunkenc.FromData(c.Encoding, c.Data)
 	if err != nil {
 		it.err = err
-		return false
+		return nil
 	}
-	it.Iterator = chunk.Iterator(it.Iterator)
-	return true
+	it.Iterator, it.beyond = chunk.Iterator(it.Iterator), c.MaxT > it.maxT
+	return c
 }

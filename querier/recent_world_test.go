@@ -202,7 +202,7 @@ func newVillage(t *testing.T) *village {
 		byAddr[m.Addr], members, v.all = r, append(members, m), append(v.all, r)
 	}
 	limits := func(tenant.ID) *tenant.Limits { return &v.limits }
-	v.Replicas = NewReplicas(newRing(t, members), func(m ring.Member) (wire.IngesterServer, error) { return byAddr[m.Addr], nil }, limits)
+	v.Replicas = NewReplicas(newRing(t, "ingester", members), func(m ring.Member) (wire.IngesterServer, error) { return byAddr[m.Addr], nil }, limits)
 
 	v.single = newHouse(t, map[tenant.ID]*tsdb.DB{alice: v.one}, 0, 0)
 	v.many = newHouse(t, nil, 0, 0)
@@ -215,7 +215,7 @@ func newVillage(t *testing.T) *village {
 }
 
 // newRing is a ring of members that are there and nothing else.
-func newRing(t *testing.T, members []ring.Member) *ring.Ring {
+func newRing(t *testing.T, role string, members []ring.Member) *ring.Ring {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -224,13 +224,17 @@ func newRing(t *testing.T, members []ring.Member) *ring.Ring {
 	require.NoError(t, l.Close())
 	c, err := ring.New(m, t.TempDir(), "127.0.0.1:1", nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	require.NoError(t, err)
-	r, err := c.Ring("ingester", nil)
+	follow := c.RingOfAny
+	if role == "ingester" {
+		follow = func(role string) (*ring.Ring, error) { return c.Ring(role, nil) }
+	}
+	r, err := follow(role)
 	require.NoError(t, err)
 	run(t, c)
 	store, err := c.Store("test", dsring.GetCodec())
 	require.NoError(t, err)
 	tokens := dsring.NewRandomTokenGenerator()
-	require.NoError(t, store.CAS(t.Context(), "ingester", func(any) (any, bool, error) {
+	require.NoError(t, store.CAS(t.Context(), role, func(any) (any, bool, error) {
 		d := dsring.NewDesc()
 		for _, m := range members {
 			d.AddIngester(m.ID, m.Addr, m.Zone, tokens.GenerateTokens(128, d.GetTokens()), dsring.ACTIVE, time.Now(), false, time.Time{}, nil)

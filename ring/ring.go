@@ -53,6 +53,15 @@ type Ring struct {
 
 // Ring follows the members of a role. shards may be nil: all for everyone.
 func (c *Cluster) Ring(role string, shards *Shards) (*Ring, error) {
+	return c.follow(role, shards, dsring.NewDefaultReplicationStrategy())
+}
+
+// RingOfAny follows the members of a role of whom any one will do, see Holders.
+func (c *Cluster) RingOfAny(role string) (*Ring, error) {
+	return c.follow(role, nil, dsring.NewIgnoreUnhealthyInstancesReplicationStrategy())
+}
+
+func (c *Cluster) follow(role string, shards *Shards, strategy dsring.ReplicationStrategy) (*Ring, error) {
 	store, err := c.Store(role, dsring.GetCodec())
 	if err != nil {
 		return nil, err
@@ -64,7 +73,7 @@ func (c *Cluster) Ring(role string, shards *Shards) (*Ring, error) {
 		StatusPageConfig:     dsring.StatusPageConfig{HideTokensUIElements: true},
 	}
 	reg := prometheus.WrapRegistererWithPrefix("hearth_", c.reg)
-	r, err := dsring.NewWithStoreClientAndStrategy(cfg, role, role, store, dsring.NewDefaultReplicationStrategy(), reg, kitLogger{c.logger})
+	r, err := dsring.NewWithStoreClientAndStrategy(cfg, role, role, store, strategy, reg, kitLogger{c.logger})
 	if err != nil {
 		return nil, fmt.Errorf("ring of %s: %w", role, err)
 	}

@@ -72,8 +72,19 @@ func (c *Cluster) Shards(fixed func(tenant.ID) int) (*Shards, error) {
 		smallest: c.members.replicationFactor(), fixed: fixed, store: store, logger: c.logger, now: time.Now,
 		sizes: shardSizes{}, counts: map[tenant.ID]map[string]seriesCount{},
 	}
-	s.Service = services.NewBasicService(nil, s.run, nil)
+	s.Service = services.NewBasicService(s.learn, s.run, nil)
 	return s, nil
+}
+
+// learn reads what others have shared. A watch tells of changes only, not of what
+// was there when it began.
+func (s *Shards) learn(ctx context.Context) error {
+	v, err := s.store.Get(ctx, shardsKey)
+	if err != nil {
+		return fmt.Errorf("read sizes of shards: %w", err)
+	}
+	s.hear(v)
+	return nil
 }
 
 // run follows what others share, and shares what has changed here.
@@ -93,6 +104,9 @@ func (s *Shards) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			if err := s.learn(ctx); err != nil {
+				s.logger.Warn("sizes of shards not read, will retry", "err", err)
+			}
 			s.share(ctx)
 		}
 	}

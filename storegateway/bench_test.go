@@ -65,7 +65,7 @@ func BenchmarkSelect(b *testing.B) {
 	gateway := func(b *testing.B, cfg Config, data string) func() storage.Querier {
 		g := started(b, cfg, data, spy, tenant.DefaultLimits())
 		return func() storage.Querier {
-			q, err := g.Querier(ctx, me, 0, samples*step, nil)
+			q, err := g.Querier(ctx, me, 0, samples*step, blocksOf(b, g, me, 0, samples*step))
 			require.NoError(b, err)
 			return q
 		}

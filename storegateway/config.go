@@ -1,37 +1,24 @@
 package storegateway
 
-import (
-	"errors"
-	"time"
-
-	"github.com/prometheus/common/model"
-)
+import "errors"
 
 // Config is how the gateway reads blocks and what it keeps on this machine.
 type Config struct {
-	RefreshInterval  model.Duration `yaml:"refresh_interval"`   // how often a home's list of blocks is read again, when it is asked for
-	MaxIndexDisk     int64          `yaml:"max_index_disk"`     // bytes of block indexes on local disk; 0: a quarter of the disk's free space at start
-	ChunkCacheMemory int64          `yaml:"chunk_cache_memory"` // bytes of chunk data kept in memory
-	ChunkCacheDisk   int64          `yaml:"chunk_cache_disk"`   // bytes of chunk data kept on local disk; 0: a tenth of the disk's free space at start, at most 16 GiB; -1: none
+	MaxIndexDisk     int64 `yaml:"max_index_disk"`     // bytes of block indexes on local disk; 0: a quarter of the disk's free space at start
+	ChunkCacheMemory int64 `yaml:"chunk_cache_memory"` // bytes of chunk data kept in memory
+	ChunkCacheDisk   int64 `yaml:"chunk_cache_disk"`   // bytes of chunk data kept on local disk; 0: a tenth of the disk's free space at start, at most 16 GiB; -1: none
 }
 
 // DefaultConfig suits production.
 func DefaultConfig() Config {
 	return Config{
-		RefreshInterval:  model.Duration(30 * time.Second),
 		ChunkCacheMemory: 128 << 20,
 	}
 }
 
-// maxRefreshInterval keeps what the gateway knows much younger than the time
-// for which ingesters keep the blocks that they have shipped.
-const maxRefreshInterval = 2 * time.Minute
-
 // Validate names the first key that cannot work.
 func (c *Config) Validate() error {
-	switch d := time.Duration(c.RefreshInterval); {
-	case d <= 0 || d > maxRefreshInterval:
-		return errors.New("storegateway.refresh_interval: must be above 0 and at most 2m, so that shipped blocks are seen before ingesters drop them")
+	switch {
 	case c.MaxIndexDisk < 0:
 		return errors.New("storegateway.max_index_disk: must not be negative; 0 sizes itself")
 	case c.ChunkCacheMemory < 0:

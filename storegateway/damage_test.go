@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/stretchr/testify/require"
@@ -28,7 +29,10 @@ func oneBlock(tb testing.TB, b *spy, o blockOptions) (blockKey, []string) {
 	return blockKey{home, blockID(tb, dir)}, oracle(tb, []*tsdb.Block{openOracle(tb, dir)}, 0, 1000*step, all())
 }
 
-func queryAll(g *Gateway) ([]string, error) { return query(g, me, 0, 1000*step, nil, all()) }
+func queryAll(tb testing.TB, g *Gateway) ([]string, error) {
+	tb.Helper()
+	return query(tb, g, me, 0, 1000*step, all())
+}
 
 func requireUnavailable(tb testing.TB, err error, id string) {
 	tb.Helper()
@@ -55,8 +59,6 @@ func TestDamageInTheBucketFailsTheQuery(t *testing.T) {
 			require.NoError(t, err)
 			flip(t, path("index"), int64(len(ix)/3))
 		},
-		"no index":     func(t *testing.T, path func(...string) string) { require.NoError(t, os.Remove(path("index"))) },
-		"no meta.json": func(t *testing.T, path func(...string) string) { require.NoError(t, os.Remove(path("meta.json"))) },
 		"wrong meta.json": func(t *testing.T, path func(...string) string) {
 			require.NoError(t, os.WriteFile(path("meta.json"), []byte("{"), 0o666))
 		},
@@ -79,9 +81,9 @@ func TestDamageInTheBucketFailsTheQuery(t *testing.T) {
 			key, _ := oneBlock(t, b, small)
 			damage(t, func(names ...string) string { return b.path(bucket.BlockKey(key.home, key.id, names...)) })
 			g := started(t, smallConfig(), t.TempDir(), b, tenant.DefaultLimits())
-			_, err := queryAll(g)
+			_, err := queryAll(t, g)
 			requireUnavailable(t, err, "err-store-block-unavailable")
-			_, err = queryAll(g)
+			_, err = queryAll(t, g)
 			requireUnavailable(t, err, "err-store-block-unavailable")
 		})
 	}
@@ -122,17 +124,17 @@ func TestDamageOnLocalDiskHeals(t *testing.T) {
 			key, want := oneBlock(t, b, small)
 			data := t.TempDir()
 			g := started(t, smallConfig(), data, b, tenant.DefaultLimits())
-			got, err := queryAll(g)
+			got, err := queryAll(t, g)
 			require.NoError(t, err)
 			require.Equal(t, want, got)
 			stop(t, g)
 
 			c.damage(t, filepath.Join(data, "storegateway", "blocks", key.path()), filepath.Join(data, "storegateway", "chunks"))
 			g = started(t, smallConfig(), data, b, tenant.DefaultLimits())
-			got, err = queryAll(g)
+			got, err = queryAll(t, g)
 			if c.failed {
 				requireUnavailable(t, err, "err-store-block-unavailable")
-				got, err = queryAll(g)
+				got, err = queryAll(t, g)
 			}
 			require.NoError(t, err)
 			require.Equal(t, want, got)
@@ -143,42 +145,27 @@ func TestDamageOnLocalDiskHeals(t *testing.T) {
 	}
 }
 
-func TestBlockDeletedSinceTheListWasRead(t *testing.T) {
+func TestBlockThatIsGone(t *testing.T) {
 	t.Parallel()
 	b := newSpy(t)
 	ctx := context.Background()
-	home := bucket.TenantHome(string(me))
-	gone := makeBlock(t, t.TempDir(), small)
-	upload(t, b, home, gone)
+	key, _ := oneBlock(t, b, small)
 	g := started(t, smallConfig(), t.TempDir(), b, tenant.DefaultLimits())
-	got, err := query(g, me, 5000*step, 6000*step, nil, all()) // reads the list
+	q, err := openAll(t, g, me, 0, 1000*step)
 	require.NoError(t, err)
-	require.Empty(t, got)
+	require.NoError(t, bucket.DeleteBlock(ctx, b, key.home, key.id))
 
-	// A compaction replaces the block, and the gateway's list is still young.
-	next := makeBlock(t, t.TempDir(), small)
-	upload(t, b, home, next)
-	require.NoError(t, bucket.DeleteBlock(ctx, b, home, blockID(t, gone)))
-	want := oracle(t, []*tsdb.Block{openOracle(t, next)}, 0, 1000*step, all())
-	got, err = queryAll(g)
-	require.NoError(t, err)
-	require.Equal(t, want, got)
-
-	// Its chunks are gone while its index is on disk: that query fails, and
-	// the next one knows.
-	last := makeBlock(t, t.TempDir(), small)
-	upload(t, b, home, last)
-	q, err := g.Querier(ctx, me, 0, 1000*step, nil)
-	require.NoError(t, err)
-	require.NoError(t, bucket.DeleteBlock(ctx, b, home, blockID(t, next)))
-	g.pages.drop(&segment{id: blockID(t, next), num: 1}, []uint32{0})
-	set := q.Select(ctx, true, nil, all())
-	_, err = dump(set, false)
+	// Its chunks are gone while its index is on disk.
+	_, err = dump(q.Select(ctx, true, nil, all()), false)
 	requireUnavailable(t, err, "err-store-block-unavailable")
 	require.NoError(t, q.Close())
-	got, err = queryAll(g)
-	require.NoError(t, err)
-	require.Equal(t, oracle(t, []*tsdb.Block{openOracle(t, last)}, 0, 1000*step, all()), got)
+
+	other := started(t, smallConfig(), t.TempDir(), b, tenant.DefaultLimits())
+	_, err = other.Querier(ctx, me, 0, 1000*step, wire.Blocks{Own: []ulid.ULID{key.id}})
+	var ue *wire.UserError
+	require.ErrorAs(t, err, &ue)
+	require.Equal(t, wire.NotFound, ue.Kind)
+	require.Equal(t, "err-store-block-gone", ue.ID)
 }
 
 func TestBucketThatFailsForAWhile(t *testing.T) {
@@ -193,10 +180,10 @@ func TestBucketThatFailsForAWhile(t *testing.T) {
 		}
 		return nil
 	})
-	_, err := queryAll(g)
+	_, err := queryAll(t, g)
 	requireUnavailable(t, err, "err-store-block-unavailable")
 	b.setHook(nil)
-	got, err := queryAll(g)
+	got, err := queryAll(t, g)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 }
@@ -223,7 +210,7 @@ func TestConcurrentQueriesWithTinyCaches(t *testing.T) {
 				minT := rnd.Int64N(500 * step)
 				maxT := minT + rnd.Int64N(200*step)
 				ms := randomMatchers(rnd)
-				got, err := query(g, me, minT, maxT, nil, ms...)
+				got, err := query(t, g, me, minT, maxT, ms...)
 				if err != nil {
 					t.Error(err)
 					return
@@ -266,10 +253,10 @@ func TestStoppedGatewaySaysSo(t *testing.T) {
 	b := newSpy(t)
 	oneBlock(t, b, small)
 	g := started(t, smallConfig(), t.TempDir(), b, tenant.DefaultLimits())
-	q, err := g.Querier(context.Background(), me, 0, 1000*step, nil)
+	q, err := g.Querier(context.Background(), me, 0, 1000*step, blocksOf(t, g, me, 0, 1000*step))
 	require.NoError(t, err)
 	stop(t, g)
-	_, err = queryAll(g)
+	_, err = queryAll(t, g)
 	requireUnavailable(t, err, "err-store-not-running")
 	_, err = dump(q.Select(context.Background(), true, nil, labels.MustNewMatcher(labels.MatchEqual, "job", "job-1")), false)
 	requireUnavailable(t, err, "err-store-not-running")
@@ -289,7 +276,7 @@ func TestLeftoversOfACrashAreRemoved(t *testing.T) {
 	g := started(t, smallConfig(), data, b, tenant.DefaultLimits())
 	require.NoDirExists(t, half)
 	require.NoDirExists(t, odd)
-	got, err := queryAll(g)
+	got, err := queryAll(t, g)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 }

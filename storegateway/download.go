@@ -1,7 +1,6 @@
 package storegateway
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,7 +22,7 @@ const segmentsFile = "segments.json"
 
 // download fetches what a query needs of a block besides its chunks, checks
 // it, and opens it where it will stay.
-func (s *store) download(ctx context.Context, key blockKey, indexSize int64) (index *tsdb.Block, segments []segment, size int64, err error) {
+func (s *store) download(ctx context.Context, key blockKey) (index *tsdb.Block, segments []segment, size int64, err error) {
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
@@ -38,7 +37,7 @@ func (s *store) download(ctx context.Context, key blockKey, indexSize int64) (in
 			err = errors.Join(err, os.RemoveAll(temp))
 		}
 	}()
-	if err := s.fetchFiles(ctx, key, temp, indexSize); err != nil {
+	if err := s.fetchFiles(ctx, key, temp); err != nil {
 		return nil, nil, 0, fmt.Errorf("fetch block %s/%s: %w", key.home, key.id, err)
 	}
 	index, segments, size, err = openDir(temp, key, s.logger)
@@ -66,7 +65,7 @@ func (s *store) publish(temp string, key blockKey) error {
 }
 
 // fetchFiles brings a block's small files and its index into dir.
-func (s *store) fetchFiles(ctx context.Context, key blockKey, dir string, indexSize int64) error {
+func (s *store) fetchFiles(ctx context.Context, key blockKey, dir string) error {
 	// tsdb.OpenBlock wants a folder of chunks; ours has none in it.
 	if err := os.MkdirAll(filepath.Join(dir, bucket.ChunksDir), 0o777); err != nil {
 		return err
@@ -86,7 +85,7 @@ func (s *store) fetchFiles(ctx context.Context, key blockKey, dir string, indexS
 			return err
 		}
 	}
-	s.makeRoom(cmp.Or(indexSize, files[bucket.IndexFile]))
+	s.makeRoom(files[bucket.IndexFile])
 	if err := fetch(bucket.IndexFile); err != nil {
 		return err
 	}
@@ -94,8 +93,8 @@ func (s *store) fetchFiles(ctx context.Context, key blockKey, dir string, indexS
 	if err != nil {
 		return err
 	}
-	if indexSize > 0 && info.Size() != indexSize {
-		return fmt.Errorf("index has %d bytes, the bucket's index says %d", info.Size(), indexSize)
+	if want := files[bucket.IndexFile]; info.Size() != want {
+		return fmt.Errorf("index has %d bytes, it should have %d", info.Size(), want)
 	}
 	return writeSegments(dir, files)
 }

@@ -22,9 +22,20 @@ const (
 	firstWindowBytes  = 512 << 10
 	lastWindowBytes   = 4 << 20
 
+	// What the windows of all blocks of one query may hold together, as far as
+	// windows of the least size allow.
+	queryWindows = 64 << 20
+	leastWindow  = 64 << 10
+
 	maxKnownSize  = 1 << 20 // a distance between chunks above this is no chunk's size
 	contextChecks = 128     // series between two looks at the context
 )
+
+// windowShare is how many bytes of chunks one of n blocks that a query reads
+// may have in a window.
+func windowShare(n int) int64 {
+	return min(max(queryWindows/int64(residentBatches*max(n, 1)), leastWindow), lastWindowBytes)
+}
 
 // indexReader is a block's index as one Select sees it. It reads the entries
 // of the series that the Select is about to return ahead of it, and plans the
@@ -37,6 +48,7 @@ type indexReader struct {
 
 	ctx        context.Context
 	minT, maxT int64             // chunks outside are of no interest
+	window     int64             // bytes of chunks in the largest window
 	rest       []*labels.Matcher // tested on each series: those the postings do not cover
 	plan       *plan             // nil: nobody needs chunks
 	fail       func(error) error
@@ -46,7 +58,7 @@ type indexReader struct {
 
 // SortedPostings is where tsdb hands over the series it is about to read.
 func (r *indexReader) SortedPostings(p index.Postings) index.Postings {
-	r.ahead = &lookahead{r: r, postings: r.IndexReader.SortedPostings(p), series: firstWindowSeries, bytes: firstWindowBytes}
+	r.ahead = &lookahead{r: r, postings: r.IndexReader.SortedPostings(p), series: firstWindowSeries, bytes: min(firstWindowBytes, r.window)}
 	return r.ahead
 }
 
@@ -199,7 +211,7 @@ func (l *lookahead) fill() *window {
 		return &window{}
 	}
 	l.series = min(2*l.series, lastWindowSeries)
-	l.bytes = min(2*l.bytes, lastWindowBytes)
+	l.bytes = min(2*l.bytes, l.r.window)
 	if l.r.plan == nil || len(w.series) == 0 {
 		return w
 	}

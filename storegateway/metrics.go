@@ -10,7 +10,6 @@ type metrics struct {
 	blocksOpen     prometheus.Gauge
 	indexDisk      prometheus.Gauge
 	indexDownloads *prometheus.CounterVec
-	refreshes      *prometheus.CounterVec
 	chunkBytes     *prometheus.CounterVec
 	rangeReads     *prometheus.CounterVec
 	cacheBytes     *prometheus.GaugeVec
@@ -39,10 +38,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		indexDownloads: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "hearth_storegateway_index_downloads_total",
 			Help: "Block indexes fetched from the bucket, by outcome (success or failure).",
-		}, []string{"outcome"}),
-		refreshes: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "hearth_storegateway_bucket_index_refreshes_total",
-			Help: "Looks at the list of blocks of a home, by outcome (unchanged, changed or failure).",
 		}, []string{"outcome"}),
 		chunkBytes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "hearth_storegateway_chunk_bytes_total",

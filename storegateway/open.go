@@ -21,10 +21,11 @@ import (
 )
 
 const (
-	openTimeout   = 10 * time.Minute // of the download of one index
-	openAtOnce    = 8                // downloads at once
-	refusalPause  = 10 * time.Second // before a block that could not be opened is tried again
-	blockIdleOpen = time.Hour        // an index that nobody reads is unmapped after that
+	openTimeout   = 10 * time.Minute   // of the download of one index
+	openAtOnce    = 8                  // downloads at once
+	refusalPause  = 10 * time.Second   // before a block that could not be opened is tried again
+	blockIdleOpen = time.Hour          // an index that nobody reads is unmapped after that
+	blockIdleDisk = 7 * 24 * time.Hour // and then removed: its block is gone, or another gateway's
 )
 
 // blockKey names a block wherever it is.
@@ -115,11 +116,11 @@ func newStore(base context.Context, b bucket.Bucket, dir string, budget int64, l
 	}
 }
 
-// acquire opens a block of a home, or joins those who have it open. The caller
+// acquire opens a block, or joins those who have it open. The caller
 // releases it. An error that is a bucket.ErrNotFound says that the bucket does
 // not have the block.
-func (s *store) acquire(ctx context.Context, home bucket.Key, entry *bucket.IndexBlock) (*block, error) {
-	b, op, err := s.join(blockKey{home, entry.ID}, entry.IndexSize)
+func (s *store) acquire(ctx context.Context, key blockKey) (*block, error) {
+	b, op, err := s.join(key)
 	if err != nil || op == nil {
 		return b, err
 	}
@@ -137,7 +138,7 @@ func (s *store) acquire(ctx context.Context, home bucket.Key, entry *bucket.Inde
 }
 
 // join refers to a block, and says which opening to wait for, if any.
-func (s *store) join(key blockKey, indexSize int64) (*block, *opening, error) {
+func (s *store) join(key blockKey) (*block, *opening, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
@@ -156,7 +157,7 @@ func (s *store) join(key blockKey, indexSize int64) (*block, *opening, error) {
 	if b.index == nil && b.opening == nil {
 		b.opening = &opening{done: make(chan struct{})}
 		s.running.Add(1)
-		go s.open(b, b.opening, indexSize)
+		go s.open(b, b.opening)
 	}
 	return b, b.opening, nil
 }
@@ -181,14 +182,14 @@ func (s *store) release(b *block) {
 }
 
 // open carries out an opening.
-func (s *store) open(b *block, op *opening, indexSize int64) {
+func (s *store) open(b *block, op *opening) {
 	defer s.running.Done()
 	ctx, cancel := context.WithTimeout(s.base, openTimeout)
 	defer cancel()
 	index, segments, size := s.openLocal(b)
 	var err error
 	if index == nil {
-		index, segments, size, err = s.download(ctx, b.key, indexSize)
+		index, segments, size, err = s.download(ctx, b.key)
 	}
 
 	s.mu.Lock()
@@ -334,9 +335,9 @@ func (s *store) finish(out []*removal) {
 	}
 }
 
-// tidy unmaps indexes that nobody has read for a while, and removes those
-// whose blocks are gone.
-func (s *store) tidy(now time.Time, gone func(blockKey) bool) {
+// tidy unmaps indexes that nobody has read for a while, and removes those that
+// nobody has read for long.
+func (s *store) tidy(now time.Time) {
 	s.mu.Lock()
 	maps.DeleteFunc(s.refused, func(_ blockKey, r refusal) bool { return now.Sub(r.at) > refusalPause })
 	var idle []*block
@@ -347,12 +348,11 @@ func (s *store) tidy(now time.Time, gone func(blockKey) bool) {
 	}
 	s.mu.Unlock()
 	for _, b := range idle {
-		isGone := gone(b.key)
 		r := &removal{}
 		s.mu.Lock()
 		switch {
 		case b.refs > 0 || b.opening != nil || s.blocks[b.key] != b:
-		case isGone:
+		case now.Sub(b.usedAt) > blockIdleDisk:
 			r = s.take(b)
 		case b.index != nil && now.Sub(b.usedAt) > blockIdleOpen:
 			r = s.unmap(b)

@@ -32,7 +32,7 @@ func TestIndexIsFetchedOnceForAll(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 12 {
 		wg.Go(func() {
-			if got, err := queryAll(g); err != nil || !equal(want, got) {
+			if got, err := queryAll(t, g); err != nil || !equal(want, got) {
 				t.Errorf("got %d lines, want %d: %v", len(got), len(want), err)
 			}
 		})
@@ -40,7 +40,7 @@ func TestIndexIsFetchedOnceForAll(t *testing.T) {
 	wg.Wait()
 	mu.Lock()
 	defer mu.Unlock()
-	require.Equal(t, map[string]int{"bucket-index.json.gz": 2, "meta.json": 1, "index": 1}, fetched)
+	require.Equal(t, map[string]int{"meta.json": 1, "index": 1}, fetched)
 }
 
 func TestDownloadOutlivesTheQueryThatBeganIt(t *testing.T) {
@@ -59,14 +59,14 @@ func TestDownloadOutlivesTheQueryThatBeganIt(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	failed := make(chan error)
 	go func() {
-		_, err := g.Querier(ctx, me, 0, 1000*step, nil)
+		_, err := g.Querier(ctx, me, 0, 1000*step, blocksOf(t, g, me, 0, 1000*step))
 		failed <- err
 	}()
 	<-began
 	cancel()
 	require.ErrorIs(t, <-failed, context.Canceled)
 	close(release)
-	got, err := queryAll(g)
+	got, err := queryAll(t, g)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 }
@@ -85,7 +85,7 @@ func TestBlockThatCannotBeOpenedIsLeftAloneForAWhile(t *testing.T) {
 		return nil
 	})
 	for range 5 {
-		_, err := queryAll(g)
+		_, err := queryAll(t, g)
 		requireUnavailable(t, err, "err-store-block-unavailable")
 		require.NotContains(t, err.Error(), key.id.String(), "the tenant sees no internals")
 	}
@@ -94,17 +94,17 @@ func TestBlockThatCannotBeOpenedIsLeftAloneForAWhile(t *testing.T) {
 	g.store.mu.Lock()
 	g.store.refused[key] = refusal{errors.New("away"), time.Now().Add(-refusalPause)}
 	g.store.mu.Unlock()
-	got, err := queryAll(g)
+	got, err := queryAll(t, g)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 }
 
-func TestIdleAndGoneIndexesAreLetGo(t *testing.T) {
+func TestIdleIndexesAreLetGo(t *testing.T) {
 	t.Parallel()
 	b := newSpy(t)
 	key, want := oneBlock(t, b, small)
 	g := started(t, smallConfig(), t.TempDir(), b, tenant.DefaultLimits())
-	_, err := queryAll(g)
+	_, err := queryAll(t, g)
 	require.NoError(t, err)
 	open := func() bool {
 		g.store.mu.Lock()
@@ -112,25 +112,24 @@ func TestIdleAndGoneIndexesAreLetGo(t *testing.T) {
 		blk := g.store.blocks[key]
 		return blk != nil && blk.index != nil
 	}
-	stays := func(blockKey) bool { return false }
 
-	g.store.tidy(time.Now(), stays)
+	g.store.tidy(time.Now())
 	require.True(t, open())
-	q, err := g.Querier(context.Background(), me, 0, 1000*step, nil)
+	q, err := g.Querier(context.Background(), me, 0, 1000*step, blocksOf(t, g, me, 0, 1000*step))
 	require.NoError(t, err)
-	g.store.tidy(time.Now().Add(2*blockIdleOpen), stays)
+	g.store.tidy(time.Now().Add(2 * blockIdleOpen))
 	require.True(t, open(), "a query holds it")
 	require.NoError(t, q.Close())
-	g.store.tidy(time.Now().Add(2*blockIdleOpen), stays)
+	g.store.tidy(time.Now().Add(2 * blockIdleOpen))
 	require.False(t, open())
 	require.DirExists(t, g.store.localDir(key))
 	b.taken()
-	got, err := queryAll(g)
+	got, err := queryAll(t, g)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	require.Empty(t, b.taken())
 
-	g.store.tidy(time.Now(), func(k blockKey) bool { return k == key })
+	g.store.tidy(time.Now().Add(blockIdleDisk + time.Hour))
 	require.False(t, open())
 	require.NoDirExists(t, g.store.localDir(key))
 }

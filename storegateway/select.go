@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/grafana/dskit/services"
-	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
@@ -21,140 +19,103 @@ import (
 
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/wire"
 )
 
-// Querier opens the stored blocks of a tenant that may have samples between
-// minT and maxT (ms, inclusive), except those in skip, which the caller reads
-// elsewhere. The caller closes it. Errors that tell the tenant something are
+// Querier opens blocks of a tenant, for samples between minT and maxT (ms,
+// inclusive). The caller closes it. Errors that tell the tenant something are
 // wire.UserErrors somewhere in the chain, also those that come out of series
-// and iterators. Samples are read under the context of their Select, which
-// lives until they have been.
-func (g *Gateway) Querier(ctx context.Context, id tenant.ID, minT, maxT int64, skip []ulid.ULID) (storage.Querier, error) {
-	opened, err := g.openBlocks(ctx, id, minT, maxT, skip)
+// and iterators; one of the kind NotFound, from Querier itself, says that the
+// bucket does not have one of the blocks. Samples are read under the context
+// of their Select, which lives until they have been.
+func (g *Gateway) Querier(ctx context.Context, id tenant.ID, minT, maxT int64, blocks wire.Blocks) (storage.Querier, error) {
+	own, pooled, err := g.openBlocks(ctx, id, minT, maxT, blocks)
 	if err != nil {
 		return nil, err
 	}
-	limit := g.newBudget(id)
-	var parts []storage.Querier
-	for _, home := range opened {
-		qs := make([]storage.Querier, 0, len(home.blocks))
-		for _, b := range home.blocks {
-			qs = append(qs, blockQuerier{g.newReader(b, limit, minT, maxT)})
+	merged := func(readers []*blockReader) storage.Querier {
+		qs := make([]storage.Querier, len(readers))
+		for i, r := range readers {
+			qs[i] = blockQuerier{r}
 		}
-		q := storage.NewMergeQuerier(qs, nil, storage.ChainedSeriesMerge)
-		if home.key == bucket.PoolHome && len(qs) > 0 {
-			q = pooledQuerier{bucket.PoolQuerier(q, string(id))}
-		}
-		parts = append(parts, q)
+		return storage.NewMergeQuerier(qs, nil, storage.ChainedSeriesMerge)
+	}
+	parts := []storage.Querier{merged(own)}
+	if len(pooled) > 0 {
+		parts = append(parts, pooledQuerier{bucket.PoolQuerier(merged(pooled), string(id))})
 	}
 	return storage.NewMergeQuerier(parts, nil, storage.ChainedSeriesMerge), nil
 }
 
 // ChunkQuerier is Querier for whole chunks.
-func (g *Gateway) ChunkQuerier(ctx context.Context, id tenant.ID, minT, maxT int64, skip []ulid.ULID) (storage.ChunkQuerier, error) {
-	opened, err := g.openBlocks(ctx, id, minT, maxT, skip)
+func (g *Gateway) ChunkQuerier(ctx context.Context, id tenant.ID, minT, maxT int64, blocks wire.Blocks) (storage.ChunkQuerier, error) {
+	own, pooled, err := g.openBlocks(ctx, id, minT, maxT, blocks)
 	if err != nil {
 		return nil, err
 	}
-	limit := g.newBudget(id)
-	merge := storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge)
-	var parts []storage.ChunkQuerier
-	for _, home := range opened {
-		qs := make([]storage.ChunkQuerier, 0, len(home.blocks))
-		for _, b := range home.blocks {
-			qs = append(qs, blockChunkQuerier{g.newReader(b, limit, minT, maxT)})
+	return mergeChunks(id, own, pooled, storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge)), nil
+}
+
+func mergeChunks(id tenant.ID, own, pooled []*blockReader, merge storage.VerticalChunkSeriesMergeFunc) storage.ChunkQuerier {
+	merged := func(readers []*blockReader) storage.ChunkQuerier {
+		qs := make([]storage.ChunkQuerier, len(readers))
+		for i, r := range readers {
+			qs[i] = blockChunkQuerier{r}
 		}
-		q := storage.NewMergeChunkQuerier(qs, nil, merge)
-		if home.key == bucket.PoolHome && len(qs) > 0 {
-			q = pooledChunkQuerier{bucket.PoolChunkQuerier(q, string(id))}
-		}
-		parts = append(parts, q)
+		return storage.NewMergeChunkQuerier(qs, nil, merge)
 	}
-	return storage.NewMergeChunkQuerier(parts, nil, merge), nil
+	parts := []storage.ChunkQuerier{merged(own)}
+	if len(pooled) > 0 {
+		parts = append(parts, pooledChunkQuerier{bucket.PoolChunkQuerier(merged(pooled), string(id))})
+	}
+	return storage.NewMergeChunkQuerier(parts, nil, merge)
 }
 
 func (g *Gateway) newBudget(id tenant.ID) *budget {
 	return &budget{limit: int64(g.limits(id).MaxChunkBytes)}
 }
 
-// homeBlocks is the blocks of one home that a query reads.
-type homeBlocks struct {
-	key    bucket.Key
-	blocks []*block
-}
-
-// openBlocks opens all blocks that a query needs. A block that is listed but
-// not in the bucket was deleted since the list was read, after a compaction
-// for example: then what replaces it is in a newer list.
-func (g *Gateway) openBlocks(ctx context.Context, id tenant.ID, minT, maxT int64, skip []ulid.ULID) ([]homeBlocks, error) {
+// openBlocks opens all blocks that a query needs, in the order in which they
+// are named: where blocks disagree on a sample, all queries see the same one.
+func (g *Gateway) openBlocks(ctx context.Context, id tenant.ID, minT, maxT int64, blocks wire.Blocks) (own, pooled []*blockReader, err error) {
 	if g.State() != services.Running {
-		return nil, errStopped()
+		return nil, nil, errStopped()
 	}
-	homes := []bucket.Key{bucket.TenantHome(string(id)), bucket.PoolHome}
-	opened, err := g.tryOpen(ctx, homes, minT, maxT, skip, time.Time{})
-	if errors.Is(err, bucket.ErrNotFound) {
-		opened, err = g.tryOpen(ctx, homes, minT, maxT, skip, time.Now())
+	keys := make([]blockKey, 0, blocks.Len())
+	for _, b := range blocks.Own {
+		keys = append(keys, blockKey{bucket.TenantHome(string(id)), b})
 	}
-	if err != nil {
-		return nil, g.word(ctx, err, "")
+	for _, b := range blocks.Pooled {
+		keys = append(keys, blockKey{bucket.PoolHome, b})
 	}
-	return opened, nil
-}
-
-func (g *Gateway) tryOpen(ctx context.Context, homes []bucket.Key, minT, maxT int64, skip []ulid.ULID, after time.Time) (opened []homeBlocks, err error) {
-	opened = make([]homeBlocks, len(homes))
-	defer func() {
-		if err != nil {
-			g.releaseAll(opened)
-		}
-	}()
+	opened := make([]*block, len(keys))
 	eg, gctx := errgroup.WithContext(ctx)
-	for i, home := range homes {
-		opened[i].key = home
-		eg.Go(func() error { return g.openHome(gctx, &opened[i], minT, maxT, skip, after) })
-	}
-	return opened, eg.Wait()
-}
-
-// openHome opens the blocks of one home. On an error, those that are open are
-// in h all the same.
-func (g *Gateway) openHome(ctx context.Context, h *homeBlocks, minT, maxT int64, skip []ulid.ULID, after time.Time) error {
-	list, err := g.catalogue.index(ctx, h.key, after)
-	if err != nil {
-		return err
-	}
-	var entries []*bucket.IndexBlock
-	for i := range list.Blocks {
-		if e := &list.Blocks[i]; e.Overlaps(minT, maxT) && !slices.Contains(skip, e.ID) {
-			entries = append(entries, e)
-		}
-	}
-	// In the order of the list: where blocks disagree on a sample, all queries
-	// see the same one.
-	blocks := make([]*block, len(entries))
-	eg, gctx := errgroup.WithContext(ctx)
-	for i, e := range entries {
-		eg.Go(func() error {
-			b, err := g.store.acquire(gctx, h.key, e)
-			if err != nil {
-				return fmt.Errorf("open block %s/%s: %w", h.key, e.ID, err)
+	for i, key := range keys {
+		eg.Go(func() (err error) {
+			if opened[i], err = g.store.acquire(gctx, key); err != nil {
+				return fmt.Errorf("open block %s/%s: %w", key.home, key.id, err)
 			}
-			blocks[i] = b
 			return nil
 		})
 	}
-	err = eg.Wait()
-	h.blocks = slices.DeleteFunc(blocks, func(b *block) bool { return b == nil })
-	g.metrics.blocksQueried.Add(float64(len(h.blocks)))
-	return err
-}
-
-func (g *Gateway) releaseAll(opened []homeBlocks) {
-	for _, h := range opened {
-		for _, b := range h.blocks {
-			g.store.release(b)
+	if err := eg.Wait(); err != nil {
+		for _, b := range opened {
+			if b != nil {
+				g.store.release(b)
+			}
 		}
+		if errors.Is(err, bucket.ErrNotFound) && ctx.Err() == nil {
+			err = errGone()
+		}
+		return nil, nil, g.word(ctx, err, "")
 	}
+	g.metrics.blocksQueried.Add(float64(len(opened)))
+	readers := make([]*blockReader, len(opened))
+	limit, share := g.newBudget(id), windowShare(len(opened))
+	for i, b := range opened {
+		readers[i] = &blockReader{g: g, block: b, budget: limit, window: share, minT: minT, maxT: maxT}
+	}
+	return readers[:len(blocks.Own)], readers[len(blocks.Own):], nil
 }
 
 // word turns an error into one that the tenant may see, and logs what is
@@ -181,6 +142,7 @@ type blockReader struct {
 	g          *Gateway
 	block      *block
 	budget     *budget
+	window     int64 // bytes of chunks that are read at once
 	minT, maxT int64
 
 	mu     sync.Mutex
@@ -188,22 +150,12 @@ type blockReader struct {
 	closed bool
 }
 
-func (g *Gateway) newReader(b *block, limit *budget, minT, maxT int64) *blockReader {
-	return &blockReader{g: g, block: b, budget: limit, minT: minT, maxT: maxT}
-}
-
-// fail words errors of reading a block. One that says that the local
-// index is broken has it fetched again for the next query; one that says that
-// the block is gone has the list of blocks read again.
+// fail words errors of reading a block. One that says that the local index is
+// broken has it fetched again for the next query.
 func (r *blockReader) fail(ctx context.Context, fromIndex bool) func(error) error {
 	return func(err error) error {
-		if ctx.Err() == nil && !isUserError(err) {
-			switch {
-			case fromIndex:
-				r.g.store.distrust(r.block)
-			case errors.Is(err, bucket.ErrNotFound):
-				r.g.catalogue.expire(r.block.key.home)
-			}
+		if fromIndex && ctx.Err() == nil && !isUserError(err) {
+			r.g.store.distrust(r.block)
 		}
 		return r.g.word(ctx, err, string(r.block.key.home)+"/"+r.block.key.id.String())
 	}
@@ -221,7 +173,7 @@ const (
 // selection makes the tsdb.BlockReader of one Select.
 func (r *blockReader) selection(ctx context.Context, wanted chunksWanted, hints *storage.SelectHints) *selection {
 	s := &selection{block: r.block}
-	s.index = indexReader{ctx: ctx, minT: r.minT, maxT: r.maxT, fail: r.fail(ctx, true)}
+	s.index = indexReader{ctx: ctx, minT: r.minT, maxT: r.maxT, window: r.window, fail: r.fail(ctx, true)}
 	if hints != nil {
 		s.index.minT, s.index.maxT = hints.Start, hints.End
 	}

@@ -61,7 +61,7 @@ func TestAnswersEqualPrometheus(t *testing.T) {
 			hints.Func = "series"
 		}
 		want := oracleQuerier(t, blocks, minT, maxT)
-		got, err := g.Querier(ctx, me, minT, maxT, nil)
+		got, err := g.Querier(ctx, me, minT, maxT, blocksOf(t, g, me, minT, maxT))
 		require.NoError(t, err)
 		what := describe(ms)
 
@@ -125,7 +125,7 @@ func TestChunksEqualPrometheus(t *testing.T) {
 		want := storage.NewMergeChunkQuerier(qs, nil, storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge))
 		w, err := dumpChunks(want.Select(ctx, true, nil, slices.Clone(ms)...))
 		require.NoError(t, err)
-		got, err := g.ChunkQuerier(ctx, me, minT, maxT, nil)
+		got, err := g.ChunkQuerier(ctx, me, minT, maxT, blocksOf(t, g, me, minT, maxT))
 		require.NoError(t, err)
 		have, err := dumpChunks(got.Select(ctx, true, nil, ms...))
 		require.NoError(t, err)
@@ -148,7 +148,7 @@ func TestTombstonesAreHonoured(t *testing.T) {
 	require.Positive(t, reread.Total())
 
 	g := started(t, smallConfig(), t.TempDir(), b, tenant.DefaultLimits())
-	got, err := query(g, me, 0, 200*step, nil, all())
+	got, err := query(t, g, me, 0, 200*step, all())
 	require.NoError(t, err)
 	require.Equal(t, oracle(t, []*tsdb.Block{block}, 0, 200*step, all()), got)
 }
@@ -178,18 +178,18 @@ func TestPooledBlocksShowOneTenantOnly(t *testing.T) {
 		w, err := dump(want.Select(context.Background(), true, &storage.SelectHints{Start: minT, End: maxT}, slices.Clone(ms)...), true)
 		require.NoError(t, err)
 		require.NoError(t, want.Close())
-		got, err := query(g, tenant.ID(id), minT, maxT, nil, ms...)
+		got, err := query(t, g, tenant.ID(id), minT, maxT, ms...)
 		require.NoError(t, err)
 		require.Equal(t, w, got, describe(ms))
 	}
 
-	none, err := query(g, "stranger", 0, 1000*step, nil, all())
+	none, err := query(t, g, "stranger", 0, 1000*step, all())
 	require.NoError(t, err)
 	require.Empty(t, none)
 
 	ctx := context.Background()
 	for _, id := range tenants {
-		q, err := g.Querier(ctx, tenant.ID(id), 0, 1000*step, nil)
+		q, err := g.Querier(ctx, tenant.ID(id), 0, 1000*step, blocksOf(t, g, tenant.ID(id), 0, 1000*step))
 		require.NoError(t, err)
 		names, _, err := q.LabelNames(ctx, nil)
 		require.NoError(t, err)
@@ -198,7 +198,7 @@ func TestPooledBlocksShowOneTenantOnly(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, values)
 		require.NoError(t, q.Close())
-		cq, err := g.ChunkQuerier(ctx, tenant.ID(id), 0, 1000*step, nil)
+		cq, err := g.ChunkQuerier(ctx, tenant.ID(id), 0, 1000*step, blocksOf(t, g, tenant.ID(id), 0, 1000*step))
 		require.NoError(t, err)
 		set := cq.Select(ctx, true, nil, labels.MustNewMatcher(labels.MatchEqual, bucket.PoolLabel, "other"))
 		require.False(t, set.Next())
@@ -207,17 +207,30 @@ func TestPooledBlocksShowOneTenantOnly(t *testing.T) {
 	}
 }
 
-func TestSkippedBlocksAreNotRead(t *testing.T) {
+func TestOnlyBlocksThatAreNamedAreRead(t *testing.T) {
 	t.Parallel()
 	b := newSpy(t)
 	blocks := twoBlocks(t, b)
 	g := started(t, smallConfig(), t.TempDir(), b, tenant.DefaultLimits())
-	got, err := query(g, me, 0, 1000*step, []ulid.ULID{blocks[0].Meta().ULID}, all())
-	require.NoError(t, err)
-	require.Equal(t, oracle(t, blocks[1:], 0, 1000*step, all()), got)
-	got, err = query(g, me, 0, 1000*step, []ulid.ULID{blocks[0].Meta().ULID, blocks[1].Meta().ULID}, all())
-	require.NoError(t, err)
-	require.Empty(t, got)
+	ctx, hints := context.Background(), &storage.SelectHints{End: 1000 * step}
+	for n, want := range [][]*tsdb.Block{{}, blocks[:1], blocks[1:], blocks} {
+		var named wire.Blocks
+		for _, block := range want {
+			named.Own = append(named.Own, block.Meta().ULID)
+		}
+		q, err := g.Querier(ctx, me, 0, 1000*step, named)
+		require.NoError(t, err)
+		got, err := dump(q.Select(ctx, true, hints, all()), true)
+		require.NoError(t, err)
+		require.Equal(t, oracle(t, want, 0, 1000*step, all()), got, n)
+		require.NoError(t, q.Close())
+	}
+
+	// A block of another tenant, whoever's it is called, is not in one's home.
+	for _, named := range []wire.Blocks{{Own: []ulid.ULID{blocks[0].Meta().ULID}}, {Pooled: []ulid.ULID{blocks[0].Meta().ULID}}} {
+		_, err := g.Querier(ctx, "stranger", 0, 1000*step, named)
+		require.Equal(t, wire.NotFound, wire.KindOf(err))
+	}
 }
 
 func TestRequestsOfColdAndWarmQueries(t *testing.T) {
@@ -232,20 +245,18 @@ func TestRequestsOfColdAndWarmQueries(t *testing.T) {
 	g := started(t, cfg, data, b, tenant.DefaultLimits())
 	b.taken()
 
-	got, err := query(g, me, 0, 240*step, nil, all())
+	got, err := query(t, g, me, 0, 240*step, all())
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	cold := b.taken()
-	// Two bucket indexes (the pool's is not there, and listed instead),
-	// meta.json and index.
-	require.Equal(t, 4, cold["get"])
-	require.Equal(t, 1, cold["list"])
+	require.Equal(t, 2, cold["get"], "meta.json and index")
+	require.Zero(t, cold["list"])
 	require.Zero(t, cold["stat"])
 	// Range reads: of up to 2 MiB, and the first batches are smaller.
 	require.LessOrEqual(t, cold["range"], int(info.Size()/(maxRunPages*pageSize))+4)
 	t.Logf("cold: %v for %d bytes of chunks", cold, info.Size())
 
-	got, err = query(g, me, 0, 240*step, nil, all())
+	got, err = query(t, g, me, 0, 240*step, all())
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	require.Empty(t, b.taken(), "a warm query")
@@ -253,15 +264,14 @@ func TestRequestsOfColdAndWarmQueries(t *testing.T) {
 	// After a restart the indexes and the chunks are still on disk.
 	stop(t, g)
 	g = started(t, cfg, data, b, tenant.DefaultLimits())
-	got, err = query(g, me, 0, 240*step, nil, all())
+	got, err = query(t, g, me, 0, 240*step, all())
 	require.NoError(t, err)
 	require.Equal(t, want, got)
-	again := b.taken()
-	require.Equal(t, map[string]int{"get": 2, "list": 1}, again, "the lists of blocks only")
+	require.Empty(t, b.taken())
 
 	// Labels alone need no chunks.
 	g = started(t, cfg, t.TempDir(), b, tenant.DefaultLimits())
-	q, err := g.Querier(context.Background(), me, 0, 240*step, nil)
+	q, err := g.Querier(context.Background(), me, 0, 240*step, blocksOf(t, g, me, 0, 240*step))
 	require.NoError(t, err)
 	set := q.Select(context.Background(), true, &storage.SelectHints{End: 240 * step, Func: "series"}, all())
 	n := 0
@@ -281,7 +291,7 @@ func TestPooledSelectFetchesNoOthersChunks(t *testing.T) {
 	limits := tenant.DefaultLimits()
 	limits.MaxChunkBytes = 20_000 // some ten series
 	g := started(t, smallConfig(), t.TempDir(), b, limits)
-	got, err := query(g, "b", 0, 480*step, nil, labels.MustNewMatcher(labels.MatchRegexp, "instance", "host-0001[0-3]"), all())
+	got, err := query(t, g, "b", 0, 480*step, labels.MustNewMatcher(labels.MatchRegexp, "instance", "host-0001[0-3]"), all())
 	require.NoError(t, err)
 	require.Len(t, got, 4*481)
 }
@@ -299,11 +309,11 @@ func TestChunkBytesAreLimited(t *testing.T) {
 		limits.MaxChunkBytes = limit
 		g := started(t, smallConfig(), t.TempDir(), b, limits)
 		ctx := context.Background()
-		cq, err := g.ChunkQuerier(ctx, me, 0, 240*step, nil)
+		cq, err := g.ChunkQuerier(ctx, me, 0, 240*step, blocksOf(t, g, me, 0, 240*step))
 		require.NoError(t, err)
 		_, chunkErr := dumpChunks(cq.Select(ctx, true, nil, all()))
 		require.NoError(t, cq.Close())
-		_, err = query(g, me, 0, 240*step, nil, all())
+		_, err = query(t, g, me, 0, 240*step, all())
 		require.Equal(t, err == nil, chunkErr == nil)
 		return err
 	}
@@ -332,7 +342,7 @@ func TestAQueryThatIsGivenUpEnds(t *testing.T) {
 		}
 		return nil
 	})
-	q, err := g.Querier(ctx, me, 0, 1000*step, nil)
+	q, err := g.Querier(ctx, me, 0, 1000*step, blocksOf(t, g, me, 0, 1000*step))
 	require.NoError(t, err)
 	_, err = dump(q.Select(ctx, true, &storage.SelectHints{End: 1000 * step}, all()), true)
 	require.ErrorIs(t, err, context.Canceled)
@@ -341,6 +351,6 @@ func TestAQueryThatIsGivenUpEnds(t *testing.T) {
 	// The reads that it began serve the next query.
 	close(release)
 	b.setHook(nil)
-	_, err = query(g, me, 0, 1000*step, nil, all())
+	_, err = query(t, g, me, 0, 1000*step, all())
 	require.NoError(t, err)
 }

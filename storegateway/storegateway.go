@@ -1,17 +1,18 @@
 // Package storegateway is OUT 2: series from the blocks in the bucket.
 //
-// In comes a tenant, a range of time and a selector; out go the tenant's
-// series from the blocks of its own and from its part of the pooled blocks,
-// merged and without duplicates. The promise: every block that the bucket's
-// index lists for the range is read, or the query fails; it never answers
-// silently with less. Memory, local disk and the requests under way are
-// bounded, whatever is asked.
+// In comes a tenant, a range of time, a selector, and the blocks to search; out
+// go the tenant's series from these, blocks of its own and pooled ones. The
+// promise: every block that was named is read, or the query fails; it never
+// answers silently with less. Any gateway can read any block; that the same
+// one is asked for it again is what makes it fast. Memory, local disk and the
+// requests under way are bounded, whatever is asked.
 //
-// The way of a query: which blocks there are (catalogue.go), their indexes on
-// local disk (open.go, download.go), series and the chunks they need, ahead of
-// the reader (lookahead.go, plan.go), chunks in range reads (load.go) through
-// a cache of pages in memory and on disk (pages.go, pagefile.go). Start
-// reading at Gateway.Querier in select.go.
+// The way of a query: indexes on local disk (open.go, download.go), series and
+// the chunks they need, ahead of the reader (lookahead.go, plan.go), chunks in
+// range reads (load.go) through a cache of pages in memory and on disk
+// (pages.go, pagefile.go). Start reading at Gateway.Querier in select.go, which
+// a querier of the same process calls, or at Server in grpc.go, the door for
+// the others.
 package storegateway
 
 import (
@@ -19,6 +20,8 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/grafana/dskit/services"
@@ -47,12 +50,13 @@ type Gateway struct {
 	logger  *slog.Logger
 	metrics *metrics
 	often   rate.Sometimes // for warnings that each query repeats
+	turns   chan struct{}  // held while a question of another process is answered
+	waiting atomic.Int64   // questions that wait for a turn
 
 	// Set while starting, before the service runs.
-	catalogue *catalogue
-	store     *store
-	pages     *pages
-	cancel    context.CancelFunc // ends what goes on behind queries
+	store  *store
+	pages  *pages
+	cancel context.CancelFunc // ends what goes on behind queries
 }
 
 // New makes a Gateway over the blocks in b. limits says what a tenant may ask.
@@ -68,6 +72,7 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 		logger:  logger,
 		metrics: newMetrics(reg),
 		often:   rate.Sometimes{First: 10, Interval: time.Second},
+		turns:   make(chan struct{}, max(4, 2*runtime.GOMAXPROCS(0))),
 	}
 	g.Service = services.NewBasicService(g.starting, g.running, g.stopping)
 	return g, nil
@@ -91,7 +96,6 @@ func (g *Gateway) starting(context.Context) error {
 	}
 	g.store = store
 	g.pages = newPages(base, g.bucket, cfg.ChunkCacheMemory, disk, g.logger, g.metrics)
-	g.catalogue = newCatalogue(base, g.bucket, time.Duration(cfg.RefreshInterval), g.logger, g.metrics)
 	g.logger.Info("store gateway sized", "max_index_disk", cfg.MaxIndexDisk, "chunk_cache_disk", cfg.ChunkCacheDisk, "chunk_cache_memory", cfg.ChunkCacheMemory)
 	return nil
 }
@@ -102,8 +106,7 @@ func (g *Gateway) running(ctx context.Context) error {
 	for {
 		select {
 		case now := <-tick.C:
-			g.catalogue.forget(now)
-			g.store.tidy(now, g.catalogue.gone)
+			g.store.tidy(now)
 		case <-ctx.Done():
 			return nil
 		}
@@ -117,7 +120,6 @@ func (g *Gateway) stopping(error) error {
 	if g.pages == nil { // starting failed
 		return nil
 	}
-	g.catalogue.stop()
 	g.store.stop()
 	return g.pages.stop()
 }

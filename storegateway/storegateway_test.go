@@ -28,6 +28,7 @@ import (
 
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -304,15 +305,41 @@ func dumpChunks(set storage.ChunkSeriesSet) ([]string, error) {
 	return out, set.Err()
 }
 
-// query runs one select over all that the gateway has of a tenant.
-func query(g *Gateway, id tenant.ID, minT, maxT int64, skip []ulid.ULID, ms ...*labels.Matcher) ([]string, error) {
-	ctx := context.Background()
-	q, err := g.Querier(ctx, id, minT, maxT, skip)
+// blocksOf lists what a tenant has in the bucket, but for what is in skip.
+func blocksOf(tb testing.TB, g *Gateway, id tenant.ID, minT, maxT int64, skip ...ulid.ULID) (out wire.Blocks) {
+	tb.Helper()
+	b := g.bucket
+	if s, ok := b.(*spy); ok {
+		b = s.Bucket
+	}
+	list := func(home bucket.Key) (ids []ulid.ULID) {
+		x, _, err := bucket.ReadIndex(context.Background(), b, home)
+		require.NoError(tb, err)
+		for i := range x.Blocks {
+			if e := &x.Blocks[i]; e.Overlaps(minT, maxT) && !slices.Contains(skip, e.ID) {
+				ids = append(ids, e.ID)
+			}
+		}
+		return ids
+	}
+	return wire.Blocks{Own: list(bucket.TenantHome(string(id))), Pooled: list(bucket.PoolHome)}
+}
+
+// openAll opens all that the gateway can read of a tenant.
+func openAll(tb testing.TB, g *Gateway, id tenant.ID, minT, maxT int64) (storage.Querier, error) {
+	tb.Helper()
+	return g.Querier(context.Background(), id, minT, maxT, blocksOf(tb, g, id, minT, maxT))
+}
+
+// query runs one select over all that the gateway can read of a tenant.
+func query(tb testing.TB, g *Gateway, id tenant.ID, minT, maxT int64, ms ...*labels.Matcher) ([]string, error) {
+	tb.Helper()
+	q, err := openAll(tb, g, id, minT, maxT)
 	if err != nil {
 		return nil, err
 	}
 	defer q.Close()
-	return dump(q.Select(ctx, true, &storage.SelectHints{Start: minT, End: maxT}, ms...), false)
+	return dump(q.Select(context.Background(), true, &storage.SelectHints{Start: minT, End: maxT}, ms...), false)
 }
 
 // oracle runs one select as Prometheus does over local blocks.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"google.golang.org/grpc/mem"
@@ -85,6 +86,7 @@ func (p *PushRequest) unmarshal(data []byte, free func()) error {
 //
 //	message SeriesFrame {
 //	  repeated Series series = 1;
+//	  repeated bytes  searched = 2; // ULIDs of blocks
 //	  message Series {
 //	    repeated string labels = 1; // name, value, name, value, ...
 //	    repeated Chunk  chunks = 2;
@@ -96,7 +98,8 @@ func (p *PushRequest) unmarshal(data []byte, free func()) error {
 //	  }
 //	}
 type SeriesFrame struct {
-	Series []SelectedSeries
+	Series   []SelectedSeries
+	Searched []ulid.ULID // only from store gateways, see StoreServer
 }
 
 // SelectedSeries is a series with its chunks, which do not overlap and are
@@ -172,11 +175,16 @@ func (f *SeriesFrame) marshal() mem.BufferSlice {
 	for i := range f.Series {
 		size += protowire.SizeTag(1) + protowire.SizeBytes(f.Series[i].size())
 	}
+	size += len(f.Searched) * (protowire.SizeTag(2) + protowire.SizeBytes(len(ulid.ULID{})))
 	b := make([]byte, 0, size)
 	for i := range f.Series {
 		b = protowire.AppendTag(b, 1, protowire.BytesType)
 		b = protowire.AppendVarint(b, uint64(f.Series[i].size()))
 		b = f.Series[i].append(b)
+	}
+	for _, id := range f.Searched {
+		b = protowire.AppendTag(b, 2, protowire.BytesType)
+		b = protowire.AppendBytes(b, id[:])
 	}
 	return mem.BufferSlice{mem.SliceBuffer(b)}
 }
@@ -186,14 +194,20 @@ func (f *SeriesFrame) unmarshal(data []byte, free func()) error {
 	// that the garbage collector takes care of.
 	data = slices.Clone(data)
 	free()
-	f.Series = f.Series[:0]
+	f.Series, f.Searched = f.Series[:0], nil
 	return eachField(data, func(num protowire.Number, _ uint64, b []byte) error {
-		if num != 1 {
-			return nil
+		switch num {
+		case 1:
+			s, err := readSeries(b)
+			f.Series = append(f.Series, s)
+			return err
+		case 2:
+			if len(b) != len(ulid.ULID{}) {
+				return fmt.Errorf("a block's ID of %d bytes is none", len(b))
+			}
+			f.Searched = append(f.Searched, ulid.ULID(b))
 		}
-		s, err := readSeries(b)
-		f.Series = append(f.Series, s)
-		return err
+		return nil
 	})
 }
 

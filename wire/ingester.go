@@ -158,7 +158,7 @@ func RegisterIngester(s grpc.ServiceRegistrar, ing IngesterServer) {
 			unary("Exemplars", IngesterServer.Exemplars),
 			unary("Metadata", IngesterServer.Metadata),
 		},
-		Streams: []grpc.StreamDesc{{StreamName: "Select", ServerStreams: true, Handler: serveSelect}},
+		Streams: []grpc.StreamDesc{stream("Select", IngesterServer.Select)},
 	}, ing)
 }
 
@@ -181,12 +181,40 @@ func unary[Req, Res any](name string, call func(IngesterServer, context.Context,
 	return grpc.MethodDesc{MethodName: name, Handler: handle}
 }
 
-func serveSelect(srv any, stream grpc.ServerStream) error {
-	req := new(SelectRequest)
-	if err := stream.RecvMsg(req); err != nil {
-		return err
+// stream describes a method of a server S with one request and many frames.
+func stream[S, Req, Frame any](name string, call func(S, context.Context, *Req, func(*Frame) error) error) grpc.StreamDesc {
+	return grpc.StreamDesc{StreamName: name, ServerStreams: true, Handler: func(srv any, st grpc.ServerStream) error {
+		req := new(Req)
+		if err := st.RecvMsg(req); err != nil {
+			return err
+		}
+		return ToStatus(call(srv.(S), st.Context(), req, func(f *Frame) error { return st.SendMsg(f) }))
+	}}
+}
+
+// receiveAll calls a method with many frames, and receive with each.
+func receiveAll[Frame any](ctx context.Context, conn grpc.ClientConnInterface, method string, req any, receive func(*Frame) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream whatever happens
+	st, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, method, grpc.ForceCodecV2(Codec{}))
+	if err != nil {
+		return FromStatus(err)
 	}
-	return ToStatus(srv.(IngesterServer).Select(stream.Context(), req, func(f *SeriesFrame) error { return stream.SendMsg(f) }))
+	if err := errors.Join(st.SendMsg(req), st.CloseSend()); err != nil && !errors.Is(err, io.EOF) {
+		return FromStatus(err)
+	}
+	for {
+		f := new(Frame)
+		switch err := st.RecvMsg(f); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return FromStatus(err)
+		}
+		if err := receive(f); err != nil {
+			return err
+		}
+	}
 }
 
 // IngesterClient calls an ingester of another process. Errors are as the
@@ -234,25 +262,5 @@ func (c *IngesterClient) Metadata(ctx context.Context, r *MetadataRequest) (*Met
 // Select is IngesterServer.Select. receive is called with each frame; what it
 // gets it may keep.
 func (c *IngesterClient) Select(ctx context.Context, r *SelectRequest, receive func(*SeriesFrame) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the stream whatever happens
-	stream, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/"+ingesterService+"/Select", grpc.ForceCodecV2(Codec{}))
-	if err != nil {
-		return FromStatus(err)
-	}
-	if err := errors.Join(stream.SendMsg(r), stream.CloseSend()); err != nil && !errors.Is(err, io.EOF) {
-		return FromStatus(err)
-	}
-	for {
-		f := new(SeriesFrame)
-		switch err := stream.RecvMsg(f); {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return FromStatus(err)
-		}
-		if err := receive(f); err != nil {
-			return err
-		}
-	}
+	return receiveAll(ctx, c.conn, "/"+ingesterService+"/Select", r, receive)
 }

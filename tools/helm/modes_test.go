@@ -38,8 +38,8 @@ config:
 // kinds is what runs in each mode, and who is behind which service.
 var kinds = map[string]struct{ stateful, stateless, push, query string }{
 	"single":        {"all", "", "all", "all"},
-	"readwrite":     {"write", "read", "write", "read"},
-	"microservices": {"ingester", "distributor querier", "distributor", "querier"},
+	"readwrite":     {"write", "backend read", "write", "read"},
+	"microservices": {"ingester", "distributor querier storegateway", "distributor", "querier"},
 }
 
 func TestChart(t *testing.T) {

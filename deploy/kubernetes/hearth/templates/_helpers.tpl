@@ -9,7 +9,7 @@
 {{- get (dict "single" "all" "readwrite" "write" "microservices" "ingester") .Values.mode -}}
 {{- end -}}
 {{- define "hearth.stateless" -}}
-{{- get (dict "single" "" "readwrite" "read" "microservices" "distributor querier") .Values.mode -}}
+{{- get (dict "single" "" "readwrite" "read backend" "microservices" "distributor querier storegateway") .Values.mode -}}
 {{- end -}}
 
 {{- /* Who takes writes, and who answers queries. */ -}}

@@ -1,4 +1,4 @@
-package storegateway
+package querier
 
 import (
 	"context"
@@ -7,6 +7,10 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/grafana/dskit/services"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/hearth-metrics/hearth/bucket"
 )
@@ -22,26 +26,32 @@ const (
 	refreshPause    = time.Second     // between failures
 	relistInterval  = 5 * time.Minute // where no index object can be kept, lists are made by listing, which is dear
 	homeIdle        = time.Hour       // homes that nobody asks for are forgotten
+	forgetInterval  = time.Minute
 )
 
-// catalogue knows which blocks each home has. It reads a home's index when it
+// Catalogue knows which blocks each home has. It reads a home's index when it
 // is first asked for, and again when what it has is older than interval and
-// somebody asks. Never is the bucket scanned.
-type catalogue struct {
+// somebody asks. Never is the bucket scanned. It is a service.
+type Catalogue struct {
+	services.Service
+
 	bucket   bucket.Bucket
 	interval time.Duration
 	logger   *slog.Logger
-	metrics  *metrics
+
+	refreshes *prometheus.CounterVec
+	reg       prometheus.Registerer
 
 	mu      sync.Mutex
 	homes   map[bucket.Key]*home
 	stopped bool
 
 	base    context.Context // refreshes outlive the queries that asked for them
+	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
 
-// home is guarded by catalogue.mu.
+// home is guarded by Catalogue.mu.
 type home struct {
 	index   *bucket.Index // nil: never read
 	etag    string
@@ -58,21 +68,42 @@ type refresh struct {
 	err     error
 }
 
-func newCatalogue(base context.Context, b bucket.Bucket, interval time.Duration, logger *slog.Logger, m *metrics) *catalogue {
-	return &catalogue{
+// NewCatalogue makes a Catalogue of the blocks in b.
+func NewCatalogue(cfg Config, b bucket.Bucket, logger *slog.Logger, reg prometheus.Registerer) *Catalogue {
+	c := &Catalogue{
 		bucket:   b,
-		interval: interval,
+		interval: time.Duration(cfg.RefreshInterval),
 		logger:   logger,
-		metrics:  m,
-		homes:    map[bucket.Key]*home{},
-		base:     base,
+		reg:      reg,
+		refreshes: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
+			Name: "hearth_querier_bucket_index_refreshes_total",
+			Help: "Looks at the list of blocks of a home, by outcome (unchanged, changed or failure).",
+		}, []string{"outcome"}),
+		homes: map[bucket.Key]*home{},
+	}
+	c.base, c.cancel = context.WithCancel(context.Background())
+	c.Service = services.NewBasicService(nil, c.run, c.stop)
+	return c
+}
+
+// run forgets homes that nobody asks for.
+func (c *Catalogue) run(ctx context.Context) error {
+	tick := time.NewTicker(forgetInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			c.forget(now)
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
 // index returns the list of a home's blocks, read after the given time (the
 // zero time: as of now, give or take the interval). The caller does not change
 // what it gets.
-func (c *catalogue) index(ctx context.Context, key bucket.Key, after time.Time) (*bucket.Index, error) {
+func (c *Catalogue) index(ctx context.Context, key bucket.Key, after time.Time) (*bucket.Index, error) {
 	for {
 		idx, r, err := c.look(key, after)
 		if r == nil {
@@ -98,7 +129,7 @@ func (c *catalogue) index(ctx context.Context, key bucket.Key, after time.Time) 
 
 // look returns an answer, or the refresh to wait for before looking again;
 // with a refresh may come an index that is stale but usable.
-func (c *catalogue) look(key bucket.Key, after time.Time) (*bucket.Index, *refresh, error) {
+func (c *Catalogue) look(key bucket.Key, after time.Time) (*bucket.Index, *refresh, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 
@@ -126,16 +157,16 @@ func (c *catalogue) look(key bucket.Key, after time.Time) (*bucket.Index, *refre
 		return nil, nil, errCatalogue()
 	}
 	if c.stopped {
-		return nil, nil, errStopped()
+		return nil, nil, errStoreStopped()
 	}
 	h.refresh = &refresh{started: now, done: make(chan struct{})}
 	c.running.Add(1)
-	go c.run(key, h, h.refresh)
+	go c.carryOut(key, h, h.refresh)
 	return usable, h.refresh, nil
 }
 
-// run carries out a refresh.
-func (c *catalogue) run(key bucket.Key, h *home, r *refresh) {
+// carryOut does a refresh.
+func (c *Catalogue) carryOut(key bucket.Key, h *home, r *refresh) {
 	defer c.running.Done()
 	defer close(r.done)
 
@@ -150,7 +181,7 @@ func (c *catalogue) run(key bucket.Key, h *home, r *refresh) {
 	defer c.mu.Unlock()
 	r.ended, r.err = time.Now(), err
 	if err != nil {
-		c.metrics.refreshes.WithLabelValues("failure").Inc()
+		c.refreshes.WithLabelValues("failure").Inc()
 		c.logger.Warn("list of blocks cannot be read, will retry", "home", key, "age", age(h.readAt), "err", err)
 		return
 	}
@@ -160,7 +191,7 @@ func (c *catalogue) run(key bucket.Key, h *home, r *refresh) {
 		what = "changed"
 		h.fullAt = r.started
 	}
-	c.metrics.refreshes.WithLabelValues(what).Inc()
+	c.refreshes.WithLabelValues(what).Inc()
 	// Current as of the start: what changed meanwhile may have been missed.
 	h.index, h.etag, h.readAt = idx, etag, r.started
 }
@@ -168,7 +199,7 @@ func (c *catalogue) run(key bucket.Key, h *home, r *refresh) {
 // read returns the index of a home: old itself if it has not changed. One that
 // was made by listing is believed only while it is fresh, unless it could be
 // stored for the next to read.
-func (c *catalogue) read(ctx context.Context, key bucket.Key, old *bucket.Index, etag string, fresh bool) (*bucket.Index, string, error) {
+func (c *Catalogue) read(ctx context.Context, key bucket.Key, old *bucket.Index, etag string, fresh bool) (*bucket.Index, string, error) {
 	if old != nil && (fresh || old.Rebuilt == "") {
 		obj, err := c.bucket.Stat(ctx, bucket.IndexKey(key))
 		absent := errors.Is(err, bucket.ErrNotFound)
@@ -186,19 +217,8 @@ func (c *catalogue) read(ctx context.Context, key bucket.Key, old *bucket.Index,
 	return idx, etag, nil
 }
 
-// expire has a home's list looked at again by the next query.
-func (c *catalogue) expire(key bucket.Key) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if h := c.homes[key]; h != nil {
-		if old := time.Now().Add(-c.interval); h.readAt.After(old) {
-			h.readAt = old
-		}
-	}
-}
-
 // forget drops homes that nobody has asked for lately.
-func (c *catalogue) forget(now time.Time) {
+func (c *Catalogue) forget(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, h := range c.homes {
@@ -209,17 +229,6 @@ func (c *catalogue) forget(now time.Time) {
 	}
 }
 
-// gone says that a home's current list is known and does not have a block.
-func (c *catalogue) gone(k blockKey) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	h := c.homes[k.home]
-	if h == nil || h.index == nil || time.Since(h.readAt) > maxStale {
-		return false
-	}
-	return h.index.Block(k.id) == nil
-}
-
 func age(t time.Time) string {
 	if t.IsZero() {
 		return "never read"
@@ -227,10 +236,12 @@ func age(t time.Time) string {
 	return time.Since(t).Round(time.Second).String()
 }
 
-// stop waits for refreshes, which end with the base context.
-func (c *catalogue) stop() {
+// stop ends refreshes and waits for them.
+func (c *Catalogue) stop(error) error {
 	c.mu.Lock()
 	c.stopped = true
 	c.mu.Unlock()
+	c.cancel()
 	c.running.Wait()
+	return nil
 }
