@@ -31,6 +31,7 @@ import (
 	"google.golang.org/grpc/health"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/compactor"
 	"github.com/hearth-metrics/hearth/distributor"
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
@@ -169,6 +170,18 @@ func (a *App) build(reg prometheus.Registerer) error {
 	}
 	if err := a.buildReaders(b, peers); err != nil {
 		return err
+	}
+	if cfg.runs(targetCompactor) {
+		comp, err := compactor.New(cfg.Compactor, cfg.DataDir, b, limits, logger, reg)
+		if err != nil {
+			return fmt.Errorf("build the compactor: %w", err)
+		}
+		if err := a.shareCompactions(peers, comp); err != nil {
+			return err
+		}
+		comp.DeleteFor(a.registry)
+		a.parts = append(a.parts, part{"compactor", comp})
+		comp.RegisterRoutes(a.doors.of(tenant.TenantAdmin))
 	}
 	if peers.membership != nil { // last: others send work when it runs
 		a.parts = append(a.parts, part{"membership", peers.membership})

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/hearth-metrics/hearth/compactor"
 	"github.com/hearth-metrics/hearth/distributor"
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
@@ -120,6 +121,27 @@ func (a *App) joinDistributors(c *ring.Cluster, p *peers) error {
 	p.distributors = r
 	p.haStore, err = c.Store("ha", distributor.HACodec{})
 	return err
+}
+
+// shareCompactions has the compactor of this process share its work with
+// others, if there may be others.
+func (a *App) shareCompactions(p *peers, comp *compactor.Compactor) error {
+	if p.cluster == nil {
+		return nil
+	}
+	r, err := p.cluster.Ring(targetCompactor, nil)
+	if err != nil {
+		return err
+	}
+	member, err := r.Join()
+	if err != nil {
+		return err
+	}
+	member.Leave(true) // when it stops: others take its work at once
+	a.operators.Handle("/compactor/ring", r).Methods(http.MethodGet, http.MethodPost)
+	a.parts = append(a.parts, part{"compactors", r}, part{"compactor-membership", member})
+	comp.ShareWork(r.Owns)
+	return nil
 }
 
 // findGateways hands out the store gateway of this process, or, where there are

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/compactor"
 	"github.com/hearth-metrics/hearth/distributor"
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
@@ -24,7 +25,7 @@ import (
 
 // Config is everything that can be set, one section for each package.
 type Config struct {
-	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, storegateway; write: the first two; read: the querier; backend: the store gateway; all: everything in one process
+	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, storegateway, compactor; write: the first two; read: the querier; backend: the last two; all: everything in one process
 	DataDir      string                `yaml:"data_dir"` // folder for everything that is kept on local disk
 	Log          LogConfig             `yaml:"log"`
 	Server       ServerConfig          `yaml:"server"`
@@ -37,6 +38,7 @@ type Config struct {
 	Ingester     ingester.Config       `yaml:"ingester"`
 	StoreGateway storegateway.Config   `yaml:"storegateway"`
 	Querier      querier.Config        `yaml:"querier"`
+	Compactor    compactor.Config      `yaml:"compactor"`
 	Auth         tenant.AuthConfig     `yaml:"auth"`
 	Tenants      tenant.Config         `yaml:"tenants"`
 	Limits       tenant.LimitsConfig   `yaml:"limits"`
@@ -61,19 +63,20 @@ const (
 	targetIngester     = "ingester"
 	targetQuerier      = "querier"
 	targetStoreGateway = "storegateway"
+	targetCompactor    = "compactor"
 	targetAll          = "all"
 )
 
 var targetGroups = map[string][]string{
-	targetAll: {targetDistributor, targetIngester, targetQuerier, targetStoreGateway},
+	targetAll: {targetDistributor, targetIngester, targetQuerier, targetStoreGateway, targetCompactor},
 	"write":   {targetDistributor, targetIngester},
 	"read":    {targetQuerier},
-	"backend": {targetStoreGateway},
+	"backend": {targetStoreGateway, targetCompactor},
 }
 
 // laterTargets are known here so that the error says "not yet" and not
 // "unknown".
-var laterTargets = []string{"compactor", "ruler", "alertmanager"}
+var laterTargets = []string{"ruler", "alertmanager"}
 
 // runs says whether a part is among the targets.
 func (c *Config) runs(part string) bool {
@@ -109,6 +112,7 @@ func DefaultConfig() Config {
 		Ingester:     ingester.DefaultConfig(),
 		StoreGateway: storegateway.DefaultConfig(),
 		Querier:      querier.DefaultConfig(),
+		Compactor:    compactor.DefaultConfig(),
 		Auth:         tenant.DefaultAuthConfig(),
 		Tenants:      tenant.DefaultConfig(),
 		Limits:       tenant.LimitsConfig{Defaults: tenant.DefaultLimits()},
@@ -128,6 +132,7 @@ func (c *Config) Validate() error {
 		section("ingester", c.Ingester.Validate()),
 		section("storegateway", c.StoreGateway.Validate()),
 		section("querier", c.Querier.Validate()),
+		section("compactor", c.Compactor.Validate()),
 		section("auth", c.Auth.Validate()),
 		section("tenants", c.Tenants.Validate()),
 		validateLimits(&c.Limits),

@@ -109,7 +109,7 @@ func TestLoadErrors(t *testing.T) {
 		"-set without path":       {"", []string{"=x"}, `-set : want path=value`},
 		"-set below a value":      {"", []string{"data_dir=a", "data_dir.b=c"}, `-set data_dir.b: data_dir is "a", it has no keys`},
 		"target later":            {"target: ruler", nil, `target: ruler cannot run on its own yet`},
-		"target unknown":          {"target: all,kitchen", nil, `target: "kitchen" is unknown, valid are distributor, ingester, querier, storegateway, write, read, backend and all`},
+		"target unknown":          {"target: all,kitchen", nil, `target: "kitchen" is unknown, valid are distributor, ingester, querier, storegateway, compactor, write, read, backend and all`},
 		"log level":               {"log: {level: loud}", nil, `log.level: want debug, info, warn or error, got "loud"`},
 		"address":                 {"server: {http_listen_address: 9009}", nil, `server.http_listen_address: want host:port or :port, got "9009"`},
 		"a part's own validation": {"bucket: {type: tape}", nil, `bucket.type`},

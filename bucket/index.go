@@ -106,6 +106,20 @@ func (x *Index) RemoveBlock(id ulid.ULID) {
 	x.BlockDeletionMarks = slices.DeleteFunc(x.BlockDeletionMarks, func(m IndexDeletionMark) bool { return m.ID == id })
 }
 
+// MarkDeletion says of a listed block that it is to go; where that was said
+// before, the earlier time stays.
+func (x *Index) MarkDeletion(id ulid.ULID, at time.Time) {
+	if x.Block(id) == nil || x.Marked(id) {
+		return
+	}
+	x.BlockDeletionMarks = append(x.BlockDeletionMarks, IndexDeletionMark{ID: id, DeletionTime: at.Unix()})
+}
+
+// Marked says whether a block is to go, so that readers leave it out.
+func (x *Index) Marked(id ulid.ULID) bool {
+	return slices.ContainsFunc(x.BlockDeletionMarks, func(m IndexDeletionMark) bool { return m.ID == id })
+}
+
 // normalize brings the lists into order, as those that others wrote need not
 // be, and makes them print as lists when they are empty.
 func (x *Index) normalize() {
@@ -129,7 +143,7 @@ func newIndexBlock(m *Meta, listed []File, uploadedAt time.Time) IndexBlock {
 		MinTime:          m.MinTime,
 		MaxTime:          m.MaxTime,
 		UploadedAt:       uploadedAt.Unix(),
-		CompactorShardID: m.Thanos.Labels[compactorShardLabel],
+		CompactorShardID: m.Thanos.Labels[ShardLabel],
 		CompactionLevel:  m.Compaction.Level,
 		OutOfOrder:       m.Compaction.FromOutOfOrder(),
 		Series:           m.Stats.NumSeries,

@@ -45,10 +45,6 @@ type File struct {
 	SizeBytes int64  `json:"size_bytes,omitempty"`
 }
 
-// compactorShardLabel is where Mimir's compactor keeps which part of the
-// series a block has.
-const compactorShardLabel = "__compactor_shard_id__"
-
 func parseMeta(id ulid.ULID, content []byte) (*Meta, error) {
 	var m Meta
 	if err := json.Unmarshal(content, &m); err != nil {

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -23,18 +21,10 @@ import (
 // a crash at any point, completes what was begun; for a block that is complete
 // it costs one listing and one read of the index.
 func UploadBlock(ctx context.Context, b Bucket, home Key, dir string) error {
-	files, err := localFiles(dir)
+	entry, err := StoreBlock(ctx, b, home, dir)
 	if err != nil {
-		return fmt.Errorf("upload block %s: %w", dir, err)
+		return err
 	}
-	meta, err := localMeta(dir, files)
-	if err != nil {
-		return fmt.Errorf("upload block %s: read %s: %w", dir, MetaFile, err)
-	}
-	if err := uploadFiles(ctx, b, home, dir, meta, files); err != nil {
-		return fmt.Errorf("upload block %s: %w", meta.ULID, err)
-	}
-	entry := newIndexBlock(meta, files, time.Now())
 	err = UpdateIndex(ctx, b, home, func(x *Index) error {
 		if x.Block(entry.ID) == nil {
 			x.AddBlock(entry)
@@ -42,9 +32,26 @@ func UploadBlock(ctx context.Context, b Bucket, home Key, dir string) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("upload block %s: %w", meta.ULID, err)
+		return fmt.Errorf("upload block %s: %w", entry.ID, err)
 	}
 	return nil
+}
+
+// StoreBlock is UploadBlock without the last step: no reader knows of the
+// block until the entry that it returns is in the home's index.
+func StoreBlock(ctx context.Context, b Bucket, home Key, dir string) (IndexBlock, error) {
+	files, err := localFiles(dir)
+	if err != nil {
+		return IndexBlock{}, fmt.Errorf("upload block %s: %w", dir, err)
+	}
+	meta, err := localMeta(dir, files)
+	if err != nil {
+		return IndexBlock{}, fmt.Errorf("upload block %s: read %s: %w", dir, MetaFile, err)
+	}
+	if err := uploadFiles(ctx, b, home, dir, meta, files); err != nil {
+		return IndexBlock{}, fmt.Errorf("upload block %s: %w", meta.ULID, err)
+	}
+	return newIndexBlock(meta, files, time.Now()), nil
 }
 
 func uploadFiles(ctx context.Context, b Bucket, home Key, dir string, meta *Meta, files []File) error {
@@ -92,60 +99,4 @@ func putFile(ctx context.Context, b Bucket, key Key, path string, size int64) er
 	defer file.Close()
 	_, err = b.Put(ctx, key, file, size, Condition{})
 	return err
-}
-
-// DeleteBlock removes a block: from the index first, so that no reader begins
-// with it; then meta.json, so that it does not exist any more; then the rest,
-// its marks last, so that a deletion that was broken off can be seen. Calling
-// it again completes it; a block that is not there is no error.
-func DeleteBlock(ctx context.Context, b Bucket, home Key, id ulid.ULID) error {
-	err := UpdateIndex(ctx, b, home, func(x *Index) error {
-		x.RemoveBlock(id)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("delete block %s: %w", id, err)
-	}
-	keys, err := deletionOrder(ctx, b, home, id)
-	if err != nil {
-		return fmt.Errorf("delete block %s: %w", id, err)
-	}
-	for _, key := range keys {
-		if err := b.Delete(ctx, key); err != nil {
-			return fmt.Errorf("delete block %s: %w", id, err)
-		}
-	}
-	return nil
-}
-
-func deletionOrder(ctx context.Context, b Bucket, home Key, id ulid.ULID) ([]Key, error) {
-	there, err := blockObjects(ctx, b, home, id)
-	if err != nil {
-		return nil, err
-	}
-	// meta.json first even if the listing does not show it: it may have been
-	// written just now.
-	keys := []Key{BlockKey(home, id, MetaFile)}
-	marks := []Key{}
-	for key := range there {
-		switch {
-		case key.Base() == MetaFile:
-		case isMark(key.Base()):
-			marks = append(marks, key)
-		default:
-			keys = append(keys, key)
-		}
-	}
-	slices.Sort(keys[1:])
-	slices.Sort(marks)
-	keys = append(keys, marks...)
-	for obj, err := range b.List(ctx, MarkersFolder(home), false) {
-		if err != nil {
-			return nil, err
-		}
-		if strings.HasPrefix(obj.Key.Base(), id.String()+"-") {
-			keys = append(keys, obj.Key)
-		}
-	}
-	return keys, nil
 }

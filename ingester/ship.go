@@ -78,6 +78,11 @@ func (i *Ingester) shipHead(ctx context.Context, h *head) (shipped []ulid.ULID, 
 	return shipped, nil
 }
 
+// compactLater is when a compactor is to look at a home for what was shipped:
+// by then the other replicas have shipped theirs, and it notes itself when it
+// has to come again.
+const compactLater = time.Hour
+
 func (i *Ingester) shipBlock(ctx context.Context, h *head, b *tsdb.Block) error {
 	ctx, cancel := context.WithTimeout(ctx, blockTimeout)
 	defer cancel()
@@ -88,6 +93,11 @@ func (i *Ingester) shipBlock(ctx context.Context, h *head, b *tsdb.Block) error 
 	}
 	if err := bucket.UploadBlock(ctx, i.bucket, h.home, b.Dir()); err != nil {
 		return err
+	}
+	if !h.pooled() { // the pool is always looked at
+		if err := bucket.NoteDue(ctx, i.bucket, string(h.home), time.Now().Add(compactLater), b.Meta().ULID.String()); err != nil {
+			return err
+		}
 	}
 	return h.shipped.add(b.Meta().ULID, time.Now())
 }

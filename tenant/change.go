@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"maps"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -178,19 +177,18 @@ func (r *Registry) Undelete(ctx context.Context, id ID, version int64) (Tenant, 
 	})
 }
 
-// Doomed lists the tenants whose data has to go: their deletion cannot be
-// undone any more. Whoever has removed all data of one calls Removed.
-func (r *Registry) Doomed() []ID {
-	var ids []ID
-	now := r.now()
+// Doomed is the tenants whose data has to go, each with the time since when:
+// from then on their deletion cannot be undone. Whoever has removed all data of
+// one calls Removed.
+func (r *Registry) Doomed() map[ID]time.Time {
+	ids, now := map[ID]time.Time{}, r.now()
 	for n := range tenantShards {
 		for id, t := range r.shards[n].Load().tenants {
 			if t.Status == Deleting && !now.Before(t.Deletion.RemoveAfter) {
-				ids = append(ids, id)
+				ids[id] = t.Deletion.RemoveAfter
 			}
 		}
 	}
-	slices.Sort(ids)
 	return ids
 }
 

@@ -39,6 +39,9 @@ type Limits struct {
 	ShardSize        int            `yaml:"shard_size"`          // ingesters that the tenant's series are spread over, in a cluster; 0: as many as they need
 	OwnHead          bool           `yaml:"own_head"`            // a head of its own from the first sample on
 
+	// How long it is kept. Applied by the compactor.
+	Retention model.Duration `yaml:"retention"` // how long samples are kept, give or take a block, of up to a day; 0: for ever
+
 	// What a query may ask. Checked by the querier.
 	MaxQueryLength     model.Duration `yaml:"max_query_length"`          // of one range query or selector
 	MaxQueryLookback   model.Duration `yaml:"max_query_lookback"`        // how far back a query sees

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -155,7 +157,7 @@ func TestDeleteUndeleteRemove(t *testing.T) {
 	_, err = r.DeleteTenant(t.Context(), "acme", Any)
 	require.NoError(t, err)
 	now = now.Add(2 * time.Hour)
-	require.Equal(t, []ID{"acme"}, r.Doomed())
+	require.Equal(t, []ID{"acme"}, slices.Collect(maps.Keys(r.Doomed())))
 	_, err = r.Undelete(t.Context(), "acme", Any)
 	require.Equal(t, wire.Conflict, wire.KindOf(err))
 	require.NoError(t, r.Removed(t.Context(), "acme"))
