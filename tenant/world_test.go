@@ -51,7 +51,7 @@ func (w *world) unstarted(dir ...string) *Registry {
 	if len(dir) > 0 {
 		o.DataDir, o.FirstToken = dir[0], true
 	}
-	r, err := New(w.cfg, o, slog.New(slog.NewTextHandler(io.Discard, nil)), prometheus.NewRegistry())
+	r, err := New(w.cfg, o, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { require.NoError(w.t, services.StopAndAwaitTerminated(context.Background(), r)) })
 	return r
