@@ -181,7 +181,7 @@ func (a *App) build(reg prometheus.Registerer) error {
 		}
 		comp.DeleteFor(a.registry)
 		a.parts = append(a.parts, part{"compactor", comp})
-		comp.RegisterRoutes(a.doors.of(tenant.TenantAdmin))
+		comp.RegisterRoutes(a.doors.of(tenant.Admin))
 	}
 	if peers.membership != nil { // last: others send work when it runs
 		a.parts = append(a.parts, part{"membership", peers.membership})
