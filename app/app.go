@@ -141,8 +141,9 @@ func (a *App) build(reg prometheus.Registerer) error {
 	if err != nil {
 		return err
 	}
-	if cfg.runs(targetDistributor) {
-		dist, err := distributor.New(cfg.Distributor, peers.writes, peers.haStore, limits, logger, reg)
+	var dist *distributor.Distributor
+	if cfg.runs(targetDistributor) || cfg.runs(targetRuler) {
+		dist, err = distributor.New(cfg.Distributor, peers.writes, peers.haStore, limits, logger, reg)
 		if err != nil {
 			return fmt.Errorf("build the distributor: %w", err)
 		}
@@ -150,21 +151,32 @@ func (a *App) build(reg prometheus.Registerer) error {
 			dist.ShareLimits(peers.distributors.Healthy)
 		}
 		a.parts = append(a.parts, part{"distributor", dist})
+	}
+	if cfg.runs(targetDistributor) {
 		dist.RegisterRoutes(tenants)
 		dist.RegisterOperatorRoutes(a.routes)
 	}
-	if cfg.runs(targetQuerier) {
+	var quer *querier.Querier
+	if cfg.runs(targetQuerier) || cfg.runs(targetRuler) {
 		gateway, err := storegateway.New(cfg.StoreGateway, cfg.DataDir, b, limits, logger, reg)
 		if err != nil {
 			return fmt.Errorf("build the store gateway: %w", err)
 		}
 		cfg.Querier.Version = version.Version
-		quer, err := querier.New(cfg.Querier, peers.reads, gateway, limits, logger, reg)
+		cfg.Querier.Rules = cfg.runs(targetRuler) || peers.cluster != nil
+		quer, err = querier.New(cfg.Querier, peers.reads, gateway, limits, logger, reg)
 		if err != nil {
 			return fmt.Errorf("build the querier: %w", err)
 		}
 		a.parts = append(a.parts, part{"storegateway", gateway}, part{"querier", quer})
+	}
+	if cfg.runs(targetQuerier) {
 		quer.RegisterRoutes(tenants)
+	}
+	if cfg.runs(targetRuler) {
+		if err := a.addRuler(b, peers, dist, quer, tenants); err != nil {
+			return err
+		}
 	}
 	if peers.membership != nil { // last: others send work when it runs
 		a.parts = append(a.parts, part{"membership", peers.membership})

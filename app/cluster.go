@@ -19,6 +19,7 @@ import (
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
 	"github.com/hearth-metrics/hearth/ring"
+	"github.com/hearth-metrics/hearth/ruler"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
@@ -30,6 +31,9 @@ type peers struct {
 	writes     distributor.Ingester
 	reads      querier.Recent
 	membership *ring.Membership // of the ingester in this process
+
+	cluster *ring.Cluster // nil: this process is alone
+	way     *way
 
 	haStore      distributor.HAStore // nil: no other distributor
 	distributors *ring.Ring          // nil: no other distributor
@@ -45,7 +49,7 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 		a.parts = append(a.parts, part{"ingester", ing})
 		return &peers{writes: ing, reads: ing}, nil
 	}
-	c, err := ring.New(m, a.cfg.DataDir, a.cfg.Server.GRPCListenAddress, []codec.Codec{distributor.HACodec{}}, a.logger, a.reg)
+	c, err := ring.New(m, a.cfg.DataDir, a.cfg.Server.GRPCListenAddress, []codec.Codec{distributor.HACodec{}, ruler.ChangesCodec{}}, a.logger, a.reg)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +77,7 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 
 	w := &way{id: c.InstanceID(), dial: a.transport.Dial, conns: map[string]*conn{}}
 	a.parts = append(a.parts, part{"gossip", c}, part{"ring", r}, part{"shards", shards}, part{"connections", services.NewIdleService(nil, w.close)})
-	p := &peers{}
+	p := &peers{cluster: c, way: w}
 	if ing == nil {
 		p.writes = distributor.NewReplicas(r, "", nil, w.to)
 	} else {

@@ -17,6 +17,7 @@ import (
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
 	"github.com/hearth-metrics/hearth/ring"
+	"github.com/hearth-metrics/hearth/ruler"
 	"github.com/hearth-metrics/hearth/storegateway"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/transport"
@@ -24,7 +25,7 @@ import (
 
 // Config is everything that can be set, one section for each package.
 type Config struct {
-	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier; write: the first two; read: the querier; all: everything in one process
+	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, ruler; write: the first two; read: the querier; backend: the ruler; all: everything in one process
 	DataDir      string                `yaml:"data_dir"` // folder for everything that is kept on local disk
 	Log          LogConfig             `yaml:"log"`
 	Server       ServerConfig          `yaml:"server"`
@@ -37,6 +38,7 @@ type Config struct {
 	Ingester     ingester.Config       `yaml:"ingester"`
 	StoreGateway storegateway.Config   `yaml:"storegateway"`
 	Querier      querier.Config        `yaml:"querier"`
+	Ruler        ruler.Config          `yaml:"ruler"`
 	Limits       tenant.LimitsConfig   `yaml:"limits"`
 }
 
@@ -58,18 +60,20 @@ const (
 	targetDistributor = "distributor"
 	targetIngester    = "ingester"
 	targetQuerier     = "querier" // with a store gateway of its own
+	targetRuler       = "ruler"   // with a distributor and a querier of its own
 	targetAll         = "all"
 )
 
 var targetGroups = map[string][]string{
-	targetAll: {targetDistributor, targetIngester, targetQuerier},
+	targetAll: {targetDistributor, targetIngester, targetQuerier, targetRuler},
 	"write":   {targetDistributor, targetIngester},
 	"read":    {targetQuerier},
+	"backend": {targetRuler},
 }
 
 // laterTargets are known here so that the error says "not yet" and not
 // "unknown".
-var laterTargets = []string{"storegateway", "compactor", "ruler", "alertmanager", "backend"}
+var laterTargets = []string{"storegateway", "compactor", "alertmanager"}
 
 // runs says whether a part is among the targets.
 func (c *Config) runs(part string) bool {
@@ -105,6 +109,7 @@ func DefaultConfig() Config {
 		Ingester:     ingester.DefaultConfig(),
 		StoreGateway: storegateway.DefaultConfig(),
 		Querier:      querier.DefaultConfig(),
+		Ruler:        ruler.DefaultConfig(),
 		Limits:       tenant.LimitsConfig{Defaults: tenant.DefaultLimits()},
 	}
 }
@@ -122,6 +127,7 @@ func (c *Config) Validate() error {
 		section("ingester", c.Ingester.Validate()),
 		section("storegateway", c.StoreGateway.Validate()),
 		section("querier", c.Querier.Validate()),
+		section("ruler", c.Ruler.Validate()),
 		validateLimits(&c.Limits),
 	)
 }
@@ -141,7 +147,7 @@ func (c *Config) validateTarget() error {
 		case slices.Contains(laterTargets, t):
 			return fmt.Errorf("target: %s cannot run on its own yet", t)
 		case targetGroups[t] == nil && !slices.Contains(targetGroups[targetAll], t):
-			return fmt.Errorf("target: %q is unknown, valid are %s, %s, %s, write, read and %s", t, targetDistributor, targetIngester, targetQuerier, targetAll)
+			return fmt.Errorf("target: %q is unknown, valid are %s, write, read, backend and %s", t, strings.Join(targetGroups[targetAll], ", "), targetAll)
 		}
 	}
 	m := c.members()
