@@ -79,17 +79,17 @@ func (s *store) read(ctx context.Context, key bucket.Key) (d Document, etag stri
 	return d, o.ETag, nil
 }
 
-func (s *store) put(ctx context.Context, key bucket.Key, d *Document, cond bucket.Condition) (string, error) {
+func (s *store) put(ctx context.Context, key bucket.Key, d *Document, cond bucket.Condition) error {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	if err := errors.Join(yaml.NewEncoder(z).Encode(d), z.Close()); err != nil {
-		return "", fmt.Errorf("write rules %s: %w", key, err)
+		return fmt.Errorf("write rules %s: %w", key, err)
 	}
-	etag, err := s.bucket.Put(ctx, key, bytes.NewReader(b.Bytes()), int64(b.Len()), cond)
+	_, err := s.bucket.Put(ctx, key, bytes.NewReader(b.Bytes()), int64(b.Len()), cond)
 	if err != nil {
-		return "", fmt.Errorf("write rules: %w", err)
+		return fmt.Errorf("write rules: %w", err)
 	}
-	return etag, nil
+	return nil
 }
 
 // change lets f change a tenant's rules, again where somebody else has done so
@@ -132,12 +132,12 @@ func (s *store) replace(ctx context.Context, id tenant.ID, was, d *Document, eta
 	cond := bucket.Condition{IfAbsent: true}
 	if etag != "" {
 		cond = bucket.Condition{IfMatch: etag}
-		if _, err := s.put(ctx, versionKey(id, was.Version), was, bucket.Condition{}); err != nil {
+		if err := s.put(ctx, versionKey(id, was.Version), was, bucket.Condition{}); err != nil {
 			return err
 		}
 	}
 	d.Version, d.At = was.Version+1, s.now().UTC().Truncate(time.Millisecond)
-	if _, err := s.put(ctx, rulesKey(id), d, cond); err != nil {
+	if err := s.put(ctx, rulesKey(id), d, cond); err != nil {
 		return err
 	}
 	if old := was.Version - keptVersions; old > 0 {
