@@ -155,8 +155,9 @@ func (a *App) build(reg prometheus.Registerer) error {
 	if err != nil {
 		return err
 	}
-	if cfg.runs(targetDistributor) {
-		dist, err := distributor.New(cfg.Distributor, peers.writes, peers.haStore, limits, logger, reg)
+	var dist *distributor.Distributor
+	if cfg.runs(targetDistributor) || cfg.runs(targetRuler) {
+		dist, err = distributor.New(cfg.Distributor, peers.writes, peers.haStore, limits, logger, reg)
 		if err != nil {
 			return fmt.Errorf("build the distributor: %w", err)
 		}
@@ -165,10 +166,13 @@ func (a *App) build(reg prometheus.Registerer) error {
 		}
 		dist.CountWith(a.meter)
 		a.parts = append(a.parts, part{"distributor", dist})
+	}
+	if cfg.runs(targetDistributor) {
 		dist.RegisterRoutes(a.doors.of(tenant.MetricsWrite))
 		dist.RegisterOperatorRoutes(a.operators)
 	}
-	if err := a.buildReaders(b, peers); err != nil {
+	quer, err := a.buildReaders(b, peers)
+	if err != nil {
 		return err
 	}
 	if cfg.runs(targetCompactor) {
@@ -183,6 +187,11 @@ func (a *App) build(reg prometheus.Registerer) error {
 		a.parts = append(a.parts, part{"compactor", comp})
 		comp.RegisterRoutes(a.doors.of(tenant.Admin))
 	}
+	if cfg.runs(targetRuler) {
+		if err := a.addRuler(b, peers, dist, quer); err != nil {
+			return err
+		}
+	}
 	if peers.membership != nil { // last: others send work when it runs
 		a.parts = append(a.parts, part{"membership", peers.membership})
 	}
@@ -191,30 +200,33 @@ func (a *App) build(reg prometheus.Registerer) error {
 
 // buildReaders makes the store gateway, and the querier, which asks it, or all
 // gateways where there are others.
-func (a *App) buildReaders(b bucket.Bucket, peers *peers) error {
+func (a *App) buildReaders(b bucket.Bucket, peers *peers) (*querier.Querier, error) {
 	cfg, logger, limits := a.cfg, a.logger, a.registry.Limits
 	var gateway *storegateway.Gateway
 	var err error
 	if cfg.runs(targetStoreGateway) {
 		if gateway, err = storegateway.New(cfg.StoreGateway, cfg.DataDir, b, limits, logger, a.reg); err != nil {
-			return fmt.Errorf("build the store gateway: %w", err)
+			return nil, fmt.Errorf("build the store gateway: %w", err)
 		}
 		a.parts = append(a.parts, part{"storegateway", gateway})
 	}
 	list := querier.NewCatalogue(cfg.Querier, b, logger, a.reg)
 	stored, err := a.findGateways(peers, gateway, list)
-	if err != nil || !cfg.runs(targetQuerier) {
-		return err
+	if err != nil || (!cfg.runs(targetQuerier) && !cfg.runs(targetRuler)) {
+		return nil, err
 	}
 	cfg.Querier.Version = version.Version
+	cfg.Querier.Rules = cfg.runs(targetRuler) || peers.cluster != nil
 	quer, err := querier.New(cfg.Querier, peers.reads, stored, limits, logger, a.reg)
 	if err != nil {
-		return fmt.Errorf("build the querier: %w", err)
+		return nil, fmt.Errorf("build the querier: %w", err)
 	}
 	quer.CountWith(a.meter)
 	a.parts = append(a.parts, part{"catalogue", list}, part{"querier", quer})
-	quer.RegisterRoutes(a.doors.of(tenant.MetricsRead))
-	return nil
+	if cfg.runs(targetQuerier) {
+		quer.RegisterRoutes(a.doors.of(tenant.MetricsRead))
+	}
+	return quer, nil
 }
 
 // lookAt asks the bucket for something at the start, so that one that is away,

@@ -20,6 +20,7 @@ import (
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
 	"github.com/hearth-metrics/hearth/ring"
+	"github.com/hearth-metrics/hearth/ruler"
 	"github.com/hearth-metrics/hearth/storegateway"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
@@ -50,7 +51,7 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 		a.parts = append(a.parts, part{"tenants", a.registry}, part{"ingester", ing})
 		return &peers{writes: ing, reads: ing}, nil
 	}
-	c, err := ring.New(m, a.cfg.DataDir, a.cfg.Server.GRPCListenAddress, []codec.Codec{distributor.HACodec{}, tenant.NewsCodec{}}, a.logger, a.reg)
+	c, err := ring.New(m, a.cfg.DataDir, a.cfg.Server.GRPCListenAddress, []codec.Codec{distributor.HACodec{}, ruler.ChangesCodec{}, tenant.NewsCodec{}}, a.logger, a.reg)
 	if err != nil {
 		return nil, err
 	}

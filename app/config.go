@@ -18,6 +18,7 @@ import (
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
 	"github.com/hearth-metrics/hearth/ring"
+	"github.com/hearth-metrics/hearth/ruler"
 	"github.com/hearth-metrics/hearth/storegateway"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/transport"
@@ -25,7 +26,7 @@ import (
 
 // Config is everything that can be set, one section for each package.
 type Config struct {
-	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, storegateway, compactor; write: the first two; read: the querier; backend: the last two; all: everything in one process
+	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, storegateway, compactor, ruler; write: the first two; read: the querier; backend: the last three; all: everything in one process
 	DataDir      string                `yaml:"data_dir"` // folder for everything that is kept on local disk
 	Log          LogConfig             `yaml:"log"`
 	Server       ServerConfig          `yaml:"server"`
@@ -39,6 +40,7 @@ type Config struct {
 	StoreGateway storegateway.Config   `yaml:"storegateway"`
 	Querier      querier.Config        `yaml:"querier"`
 	Compactor    compactor.Config      `yaml:"compactor"`
+	Ruler        ruler.Config          `yaml:"ruler"`
 	Auth         tenant.AuthConfig     `yaml:"auth"`
 	Tenants      tenant.Config         `yaml:"tenants"`
 	Limits       tenant.LimitsConfig   `yaml:"limits"`
@@ -64,19 +66,20 @@ const (
 	targetQuerier      = "querier"
 	targetStoreGateway = "storegateway"
 	targetCompactor    = "compactor"
+	targetRuler        = "ruler" // with a distributor and a querier of its own
 	targetAll          = "all"
 )
 
 var targetGroups = map[string][]string{
-	targetAll: {targetDistributor, targetIngester, targetQuerier, targetStoreGateway, targetCompactor},
+	targetAll: {targetDistributor, targetIngester, targetQuerier, targetStoreGateway, targetCompactor, targetRuler},
 	"write":   {targetDistributor, targetIngester},
 	"read":    {targetQuerier},
-	"backend": {targetStoreGateway, targetCompactor},
+	"backend": {targetStoreGateway, targetCompactor, targetRuler},
 }
 
 // laterTargets are known here so that the error says "not yet" and not
 // "unknown".
-var laterTargets = []string{"ruler", "alertmanager"}
+var laterTargets = []string{"alertmanager"}
 
 // runs says whether a part is among the targets.
 func (c *Config) runs(part string) bool {
@@ -113,6 +116,7 @@ func DefaultConfig() Config {
 		StoreGateway: storegateway.DefaultConfig(),
 		Querier:      querier.DefaultConfig(),
 		Compactor:    compactor.DefaultConfig(),
+		Ruler:        ruler.DefaultConfig(),
 		Auth:         tenant.DefaultAuthConfig(),
 		Tenants:      tenant.DefaultConfig(),
 		Limits:       tenant.LimitsConfig{Defaults: tenant.DefaultLimits()},
@@ -133,6 +137,7 @@ func (c *Config) Validate() error {
 		section("storegateway", c.StoreGateway.Validate()),
 		section("querier", c.Querier.Validate()),
 		section("compactor", c.Compactor.Validate()),
+		section("ruler", c.Ruler.Validate()),
 		section("auth", c.Auth.Validate()),
 		section("tenants", c.Tenants.Validate()),
 		validateLimits(&c.Limits),

@@ -1,6 +1,7 @@
 package distributor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -20,6 +21,7 @@ type buffers struct {
 	compressed []byte
 	body       []byte
 	request    wire.Request
+	recorded   bool // by rules: not what one of a pair sends
 }
 
 var pool = sync.Pool{New: func() any { return new(buffers) }}
@@ -30,6 +32,7 @@ const maxKeptBuffer = 8 << 20
 
 func (b *buffers) release() {
 	b.request.Reset()
+	b.recorded = false
 	if cap(b.compressed) > maxKeptBuffer {
 		b.compressed = nil
 	}
@@ -50,7 +53,20 @@ type outcome struct {
 func (d *Distributor) push(ctx context.Context, id tenant.ID, v wire.Version, body io.Reader, length int64) (outcome, error) {
 	b := pool.Get().(*buffers)
 	defer b.release()
+	return d.pushWith(ctx, id, v, body, length, b)
+}
 
+// Append stores what rules record, a request 1.0 in snappy. It goes the way of
+// all writes, but for pairs of Prometheus: a rule has no replica.
+func (d *Distributor) Append(ctx context.Context, id tenant.ID, snappy []byte) (wire.Pushed, error) {
+	b := pool.Get().(*buffers)
+	defer b.release()
+	b.recorded = true
+	out, err := d.pushWith(ctx, id, wire.V1, bytes.NewReader(snappy), int64(len(snappy)), b)
+	return out.Pushed, err
+}
+
+func (d *Distributor) pushWith(ctx context.Context, id tenant.ID, v wire.Version, body io.Reader, length int64, b *buffers) (outcome, error) {
 	if length < 0 || length > int64(d.cfg.MaxRequestBytes) {
 		length = int64(d.cfg.MaxRequestBytes)
 	}
@@ -93,7 +109,7 @@ func (d *Distributor) decompress(b *buffers) (taken int64, err error) {
 func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b *buffers) (outcome, error) {
 	limits := d.limits(id)
 	check := newValidator(limits, &b.request, d.now())
-	if limits.HADedupe {
+	if limits.HADedupe && !b.recorded {
 		check.ha = newHACheck(d.ha, id, limits, &b.request)
 	}
 	if err := d.walk(id, v, b, check); err != nil {

@@ -2,6 +2,7 @@ package querier
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -74,8 +75,8 @@ func mountAPI(p apiParts) http.Handler {
 		0, 1, 0, // remote read, for which we have serveRead
 		false, // agent
 		noOrigin,
-		nil, // runtime info
-		p.buildInfo,
+		nil,      // runtime info
+		nil,      // build info, for which we have serveBuildInfo
 		nil, nil, // notifications
 		nil, nil, // gatherer, registerer
 		nil,        // stats as Prometheus renders them
@@ -94,8 +95,7 @@ func mountAPI(p apiParts) http.Handler {
 	return r
 }
 
-// buildInfo is a plain Prometheus' answer: without "features", by which
-// clients would take us for a Mimir with a ruler.
+// buildInfo is a plain Prometheus' answer.
 func (q *Querier) buildInfo() *v1.PrometheusVersion {
 	return &v1.PrometheusVersion{
 		Version:   apiVersion,
@@ -103,4 +103,23 @@ func (q *Querier) buildInfo() *v1.PrometheusVersion {
 		Branch:    "hearth",
 		GoVersion: runtime.Version(),
 	}
+}
+
+// serveBuildInfo is the answer where there is a ruler. Grafana offers to edit
+// rules only where the application has this name and says so in features, which
+// are strings.
+func (q *Querier) serveBuildInfo(w http.ResponseWriter, _ *http.Request) {
+	body, err := json.Marshal(v1.Response{Status: "success", Data: struct {
+		*v1.PrometheusVersion
+		Application string            `json:"application"`
+		Features    map[string]string `json:"features"`
+	}{q.buildInfo(), "Grafana Mimir", map[string]string{
+		"ruler_config_api": "true", "alertmanager_config_api": "true", "query_sharding": "false", "federated_rules": "false",
+	}}})
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(body) // the client has hung up: nobody to tell
 }

@@ -128,6 +128,9 @@ func (q *Querier) Queryable() storage.SampleAndChunkQueryable { return queryable
 // of a query names, when it is made as when it is executed.
 func (q *Querier) Engine() promql.QueryEngine { return q.engine }
 
+// Parser reads expressions as the engine does.
+func (q *Querier) Parser() parser.Parser { return q.parser }
+
 func untilStopped(ctx context.Context) error {
 	<-ctx.Done()
 	return nil

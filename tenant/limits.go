@@ -50,6 +50,12 @@ type Limits struct {
 	MaxSamplesPerQuery int            `yaml:"max_samples_per_query"`     // samples that one query holds in memory at once
 	MaxChunkBytes      int            `yaml:"max_chunk_bytes_per_query"` // bytes of chunks that one query fetches from stored blocks
 	MaxQueries         int            `yaml:"max_concurrent_queries"`    // running at once, per querier; more wait, then 429
+
+	// What rules a tenant may have, and where its alerts go. Used by the ruler.
+	MaxRuleGroups    int            `yaml:"max_rule_groups"`     // in all namespaces
+	MaxRulesPerGroup int            `yaml:"max_rules_per_group"` // in one group
+	RuleQueryOffset  model.Duration `yaml:"rule_query_offset"`   // how far in the past rules are evaluated, so that late samples count; a group's query_offset goes first
+	AlertmanagerURLs string         `yaml:"alertmanager_urls"`   // Alertmanagers outside of Hearth that get the tenant's alerts, all of a cluster, separated by commas; empty: the tenant's own
 }
 
 // DefaultLimits suits a tenant of some tens of thousands of series.
@@ -80,6 +86,9 @@ func DefaultLimits() Limits {
 		MaxSamplesPerQuery: 50_000_000,
 		MaxChunkBytes:      2 << 30,
 		MaxQueries:         20,
+
+		MaxRuleGroups:    1000,
+		MaxRulesPerGroup: 500,
 	}
 }
 

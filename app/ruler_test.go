@@ -1,0 +1,134 @@
+package app
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/notifier"
+	"github.com/prometheus/prometheus/prompb"
+	"github.com/stretchr/testify/require"
+)
+
+func request(t *testing.T, a *App, method, path, body string) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, "http://"+a.Addr()+path, strings.NewReader(body))
+	require.NoError(t, err)
+	return r
+}
+
+// up writes a sample of the metric up.
+func up(t *testing.T, a *App, id string, value float64) {
+	t.Helper()
+	body, err := (&prompb.WriteRequest{Timeseries: []prompb.TimeSeries{{
+		Labels:  []prompb.Label{{Name: "__name__", Value: "up"}, {Name: "job", Value: "j"}},
+		Samples: []prompb.Sample{{Timestamp: time.Now().UnixMilli(), Value: value}},
+	}}}).Marshal()
+	require.NoError(t, err)
+	status, text := askAs(t, id, request(t, a, http.MethodPost, "/api/v1/push", string(snappy.Encode(nil, body))))
+	require.Equal(t, 200, status, text)
+}
+
+// alertmanager takes alerts.
+func alertmanager(t *testing.T) (string, chan notifier.Alert) {
+	t.Helper()
+	got := make(chan notifier.Alert, 1000)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		var alerts []notifier.Alert
+		if r.URL.Path != "/api/v2/alerts" || json.NewDecoder(bytes.NewReader(body)).Decode(&alerts) != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		for _, a := range alerts {
+			got <- a
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s.URL, got
+}
+
+const group = `name: g/1
+interval: 1s
+rules:
+  - record: job:up:sum
+    expr: sum by (job) (up)
+  - alert: Down
+    expr: job:up:sum == 0
+    labels: {severity: page}
+    annotations: {summary: "{{ $labels.job }} is down"}
+`
+
+// A rule that is posted records, fires, tells an Alertmanager, resolves, and is
+// seen where Prometheus and Mimir would show it.
+func TestRules(t *testing.T) {
+	cfg := testConfig(t)
+	var alerts chan notifier.Alert
+	cfg.Limits.Defaults.AlertmanagerURLs, alerts = alertmanager(t)
+	a := start(t, cfg)
+	up(t, a, "t", 0)
+
+	status, body := askAs(t, "t", request(t, a, http.MethodGet, "/prometheus/config/v1/rules", ""))
+	require.Equal(t, 404, status)
+	require.Contains(t, body, "no rule groups found")
+	status, body = askAs(t, "t", request(t, a, http.MethodPost, "/prometheus/config/v1/rules/a%2Fb", group))
+	require.Equal(t, 202, status, body)
+	require.JSONEq(t, `{"status":"success","data":null,"errorType":"","error":""}`, body)
+
+	fired := <-alerts
+	require.Equal(t, `{alertname="Down", job="j", severity="page"}`, fired.Labels.String())
+	require.Equal(t, `{summary="j is down"}`, fired.Annotations.String())
+	require.False(t, fired.Resolved())
+	require.Eventually(t, func() bool {
+		_, body = askAs(t, "t", request(t, a, http.MethodGet, "/prometheus/api/v1/query?query="+url.QueryEscape(`count_over_time(job:up:sum[1m]) and on() ALERTS{alertstate="firing"}`), ""))
+		return strings.Contains(body, `"job":"j"`)
+	}, 20*time.Second, 50*time.Millisecond, "%s", body)
+
+	status, body = askAs(t, "t", request(t, a, http.MethodGet, "/prometheus/api/v1/rules?type=alert", ""))
+	require.Equal(t, 200, status, body)
+	for _, s := range []string{`"name":"g/1"`, `"file":"a/b"`, `"state":"firing"`, `"health":"ok"`, `"type":"alerting"`} {
+		require.Contains(t, body, s)
+	}
+	_, body = askAs(t, "t", request(t, a, http.MethodGet, "/prometheus/api/v1/alerts", ""))
+	require.Contains(t, body, `"alertname":"Down"`)
+	_, body = askAs(t, "other", request(t, a, http.MethodGet, "/prometheus/api/v1/rules", ""))
+	require.JSONEq(t, `{"status":"success","data":{"groups":[]}}`, body)
+
+	up(t, a, "t", 1)
+	for resolved := false; !resolved; {
+		got := <-alerts
+		resolved = got.Resolved()
+	}
+
+	status, body = askAs(t, "t", request(t, a, http.MethodGet, "/api/v1/rules/a%2Fb/g%2F1", ""))
+	require.Equal(t, 200, status, body)
+	require.Contains(t, body, "name: g/1\ninterval: 1s\n")
+	status, _ = askAs(t, "t", request(t, a, http.MethodDelete, "/api/v1/rules/a%2Fb/g%2F1", ""))
+	require.Equal(t, 202, status)
+	require.Eventually(t, func() bool { // the series ends with a stale marker
+		_, body = askAs(t, "t", request(t, a, http.MethodGet, "/prometheus/api/v1/query?query=job:up:sum", ""))
+		return strings.Contains(body, `"result":[]`)
+	}, 20*time.Second, 50*time.Millisecond, "%s", body)
+}
+
+// Grafana edits rules where the answer has what it looks for.
+func TestBuildInfoTellsOfRules(t *testing.T) {
+	a := start(t, testConfig(t))
+	_, body := askAs(t, "t", request(t, a, http.MethodGet, "/prometheus/api/v1/status/buildinfo", ""))
+	var info struct {
+		Data struct {
+			Application string
+			Features    map[string]any
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(body), &info))
+	require.Equal(t, "Grafana Mimir", info.Data.Application)
+	require.Equal(t, "true", info.Data.Features["ruler_config_api"])
+}
