@@ -166,6 +166,11 @@ func (a *App) build(reg prometheus.Registerer) error {
 		a.parts = append(a.parts, part{"storegateway", gateway}, part{"querier", quer})
 		quer.RegisterRoutes(tenants)
 	}
+	if cfg.runs(targetAlertmanager) {
+		if err := a.buildAlertmanager(b, peers, tenants); err != nil {
+			return fmt.Errorf("build the alertmanager: %w", err)
+		}
+	}
 	if peers.membership != nil { // last: others send work when it runs
 		a.parts = append(a.parts, part{"membership", peers.membership})
 	}

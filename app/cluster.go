@@ -33,6 +33,9 @@ type peers struct {
 
 	haStore      distributor.HAStore // nil: no other distributor
 	distributors *ring.Ring          // nil: no other distributor
+
+	cluster *ring.Cluster // nil: this process is alone
+	way     *way
 }
 
 // findPeers hands out the ingester of this process, or, where there are others,
@@ -73,7 +76,7 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 
 	w := &way{id: c.InstanceID(), dial: a.transport.Dial, conns: map[string]*conn{}}
 	a.parts = append(a.parts, part{"gossip", c}, part{"ring", r}, part{"shards", shards}, part{"connections", services.NewIdleService(nil, w.close)})
-	p := &peers{}
+	p := &peers{cluster: c, way: w}
 	if ing == nil {
 		p.writes = distributor.NewReplicas(r, "", nil, w.to)
 	} else {

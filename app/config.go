@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/common/model"
 
+	"github.com/hearth-metrics/hearth/alertmanager"
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/distributor"
 	"github.com/hearth-metrics/hearth/ingester"
@@ -24,7 +25,7 @@ import (
 
 // Config is everything that can be set, one section for each package.
 type Config struct {
-	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier; write: the first two; read: the querier; all: everything in one process
+	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, alertmanager; write: the first two; read: the querier; backend: the alertmanager; all: everything in one process
 	DataDir      string                `yaml:"data_dir"` // folder for everything that is kept on local disk
 	Log          LogConfig             `yaml:"log"`
 	Server       ServerConfig          `yaml:"server"`
@@ -37,6 +38,7 @@ type Config struct {
 	Ingester     ingester.Config       `yaml:"ingester"`
 	StoreGateway storegateway.Config   `yaml:"storegateway"`
 	Querier      querier.Config        `yaml:"querier"`
+	Alertmanager alertmanager.Config   `yaml:"alertmanager"`
 	Limits       tenant.LimitsConfig   `yaml:"limits"`
 }
 
@@ -55,21 +57,23 @@ type ServerConfig struct {
 
 // The parts that can be targets, and the groups of them.
 const (
-	targetDistributor = "distributor"
-	targetIngester    = "ingester"
-	targetQuerier     = "querier" // with a store gateway of its own
-	targetAll         = "all"
+	targetDistributor  = "distributor"
+	targetIngester     = "ingester"
+	targetQuerier      = "querier" // with a store gateway of its own
+	targetAlertmanager = "alertmanager"
+	targetAll          = "all"
 )
 
 var targetGroups = map[string][]string{
-	targetAll: {targetDistributor, targetIngester, targetQuerier},
+	targetAll: {targetDistributor, targetIngester, targetQuerier, targetAlertmanager},
 	"write":   {targetDistributor, targetIngester},
 	"read":    {targetQuerier},
+	"backend": {targetAlertmanager},
 }
 
 // laterTargets are known here so that the error says "not yet" and not
 // "unknown".
-var laterTargets = []string{"storegateway", "compactor", "ruler", "alertmanager", "backend"}
+var laterTargets = []string{"storegateway", "compactor", "ruler"}
 
 // runs says whether a part is among the targets.
 func (c *Config) runs(part string) bool {
@@ -105,6 +109,7 @@ func DefaultConfig() Config {
 		Ingester:     ingester.DefaultConfig(),
 		StoreGateway: storegateway.DefaultConfig(),
 		Querier:      querier.DefaultConfig(),
+		Alertmanager: alertmanager.DefaultConfig(),
 		Limits:       tenant.LimitsConfig{Defaults: tenant.DefaultLimits()},
 	}
 }
@@ -122,6 +127,7 @@ func (c *Config) Validate() error {
 		section("ingester", c.Ingester.Validate()),
 		section("storegateway", c.StoreGateway.Validate()),
 		section("querier", c.Querier.Validate()),
+		section("alertmanager", c.Alertmanager.Validate()),
 		validateLimits(&c.Limits),
 	)
 }
@@ -141,7 +147,7 @@ func (c *Config) validateTarget() error {
 		case slices.Contains(laterTargets, t):
 			return fmt.Errorf("target: %s cannot run on its own yet", t)
 		case targetGroups[t] == nil && !slices.Contains(targetGroups[targetAll], t):
-			return fmt.Errorf("target: %q is unknown, valid are %s, %s, %s, write, read and %s", t, targetDistributor, targetIngester, targetQuerier, targetAll)
+			return fmt.Errorf("target: %q is unknown, valid are %s, %s, %s, %s, write, read, backend and %s", t, targetDistributor, targetIngester, targetQuerier, targetAlertmanager, targetAll)
 		}
 	}
 	m := c.members()

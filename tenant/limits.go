@@ -43,6 +43,17 @@ type Limits struct {
 	MaxSamplesPerQuery int            `yaml:"max_samples_per_query"`     // samples that one query holds in memory at once
 	MaxChunkBytes      int            `yaml:"max_chunk_bytes_per_query"` // bytes of chunks that one query fetches from stored blocks
 	MaxQueries         int            `yaml:"max_concurrent_queries"`    // running at once, per querier; more wait, then 429
+
+	// What the tenant's Alertmanager holds and sends. Checked by the alertmanager.
+	MaxAlertConfigSize   int     `yaml:"max_alertmanager_config_size"`   // bytes of alertmanager_config
+	MaxAlertTemplates    int     `yaml:"max_alertmanager_templates"`     // template files
+	MaxAlertTemplateSize int     `yaml:"max_alertmanager_template_size"` // bytes of one template file
+	MaxAlerts            int     `yaml:"max_alerts"`                     // firing at once
+	MaxAlertSize         int     `yaml:"max_alert_size"`                 // bytes of the labels and annotations of one alert
+	MaxAlertGroups       int     `yaml:"max_alert_groups"`               // groups that routes make of the alerts
+	MaxSilences          int     `yaml:"max_silences"`                   // those that have ended in the last five days count
+	MaxSilenceSize       int     `yaml:"max_silence_size"`               // bytes of one silence
+	NotificationRate     float64 `yaml:"notification_rate"`              // notifications per second over all receivers, in bursts of ten seconds' worth
 }
 
 // DefaultLimits suits a tenant of some tens of thousands of series.
@@ -71,6 +82,16 @@ func DefaultLimits() Limits {
 		MaxSamplesPerQuery: 50_000_000,
 		MaxChunkBytes:      2 << 30,
 		MaxQueries:         20,
+
+		MaxAlertConfigSize:   1 << 20,
+		MaxAlertTemplates:    50,
+		MaxAlertTemplateSize: 256 << 10,
+		MaxAlerts:            20_000,
+		MaxAlertSize:         32 << 10,
+		MaxAlertGroups:       5_000,
+		MaxSilences:          2_000,
+		MaxSilenceSize:       64 << 10,
+		NotificationRate:     10,
 	}
 }
 
