@@ -26,7 +26,7 @@ func (s server) Serve(ctx context.Context, r *wire.APIRequest) (*wire.APIRespons
 		return nil, err
 	}
 	if post {
-		return in.take(ctx, r.Body)
+		return in.take(ctx, r.Body, r.At)
 	}
 	return in.serve(ctx, r)
 }

@@ -126,7 +126,7 @@ func (a *Alertmanager) postConfig(w http.ResponseWriter, r *http.Request, id ten
 	if err != nil {
 		return err
 	}
-	c, err := parse(body)
+	c, err := readConfig(body)
 	if err != nil {
 		return err
 	}

@@ -45,6 +45,7 @@ const patience = 10 * time.Second
 // post sends a request to all owners. It returns with the answer of most of
 // them, or the worst one.
 func (p *Place) post(ctx context.Context, r *wire.APIRequest) (*wire.APIResponse, error) {
+	r.At = time.Now()
 	owners := p.owners(tenant.ID(r.Tenant))
 	type answer struct {
 		res *wire.APIResponse

@@ -43,7 +43,7 @@ func (h *held) PostDelete(a *alert.Alert) {
 // take takes posted alerts: those that are valid and within the limits. It is
 // upstream's way, without its router, which would have to be kept in memory for
 // each tenant.
-func (in *instance) take(ctx context.Context, body []byte) (*wire.APIResponse, error) {
+func (in *instance) take(ctx context.Context, body []byte, at time.Time) (*wire.APIResponse, error) {
 	var posted models.PostableAlerts
 	if err := json.Unmarshal(body, &posted); err != nil {
 		return nil, wire.Errorf(wire.Invalid, "err-alerts-malformed", "the alerts cannot be read: %s", err)
@@ -54,19 +54,21 @@ func (in *instance) take(ctx context.Context, body []byte) (*wire.APIResponse, e
 		}
 	}
 	in.mu.RLock()
-	resolve := time.Duration(in.conf.Global.ResolveTimeout)
+	resolve := in.resolve
 	in.mu.RUnlock()
 
 	var valid []*alert.Alert
 	var refused error
 	room := in.room()
-	now := time.Now()
 	for _, a := range apiv2.OpenAPIAlertsToAlerts(ctx, posted) {
-		complete(a, now, resolve)
+		complete(a, at, resolve)
 		if err := in.check(a, &room); err != nil {
 			in.parent.metrics.dropped.WithLabelValues(err.ID).Inc()
 			refused = err
 			continue
+		}
+		if have, err := in.alerts.Get(a.Fingerprint()); err == nil && have.UpdatedAt.After(at) {
+			continue // overtaken on the way by what was sent later
 		}
 		in.parent.metrics.received.WithLabelValues(string(a.Status())).Inc()
 		valid = append(valid, a)

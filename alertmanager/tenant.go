@@ -53,7 +53,8 @@ type instance struct {
 
 	mu         sync.RWMutex
 	version    string // ETag of what runs
-	conf       *config.Config
+	source     string // alertmanager_config
+	resolve    time.Duration
 	dispatcher *dispatch.Dispatcher
 	inhibitor  *inhibit.Inhibitor
 	api        *apiv2.API // nil until somebody asks, most never do
@@ -130,10 +131,9 @@ func (in *instance) apply(c UserConfig, etag string) error {
 	inhibitor.WaitForLoading()
 	go dispatcher.Run(time.Now())
 	dispatcher.WaitForLoading()
-	in.inhibitor, in.dispatcher, in.conf, in.version = inhibitor, dispatcher, l.conf, etag
-	if in.api != nil {
-		in.api.Update(in.conf, in.mutes)
-	}
+	in.inhibitor, in.dispatcher, in.version = inhibitor, dispatcher, etag
+	in.source, in.resolve = c.Config, time.Duration(l.conf.Global.ResolveTimeout)
+	in.api = nil // the next who asks sees the new configuration
 	return nil
 }
 
@@ -189,7 +189,11 @@ func (in *instance) handler() (*apiv2.API, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make the API: %w", err)
 		}
-		api.Update(in.conf, in.mutes)
+		conf, err := config.Load(in.source)
+		if err != nil {
+			return nil, fmt.Errorf("show the configuration: %w", err)
+		}
+		api.Update(conf, in.mutes)
 		in.api = api
 	}
 	return in.api, nil

@@ -24,8 +24,8 @@ type loaded struct {
 	templates *template.Template
 }
 
-// parse reads a configuration as clients send it.
-func parse(body []byte) (c UserConfig, err error) {
+// readConfig reads a configuration as clients send it.
+func readConfig(body []byte) (c UserConfig, err error) {
 	d := yaml.NewDecoder(bytes.NewReader(body))
 	d.KnownFields(true)
 	if err := d.Decode(&c); err != nil && !errors.Is(err, io.EOF) {

@@ -58,8 +58,14 @@ type member struct {
 // newWorld has n members; one alone has no ring.
 func newWorld(t testing.TB, n int) *world {
 	t.Helper()
+	return newWorldOf(t, n, func(*world) {})
+}
+
+func newWorldOf(t testing.TB, n int, set func(*world)) *world {
+	t.Helper()
 	w := &world{t: t, bucket: newBucket(t), limits: tenant.DefaultLimits(), cfg: DefaultConfig(), cut: map[[2]string]bool{}}
 	w.cfg.PeerTimeout = model.Duration(time.Second)
+	set(w)
 	for i := range n {
 		w.join(string(rune('a'+i)), n == 1)
 	}
@@ -293,3 +299,16 @@ func (w *world) settle(b *mailbox, by *member) {
 	require.Equal(w.t, "resolved "+name, b.next())
 }
 
+// newHook is a webhook that keeps the bodies that it gets.
+func newHook(t testing.TB) (url string, got chan string) {
+	t.Helper()
+	got = make(chan string, 100)
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err == nil {
+			got <- string(body)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s.URL, got
+}

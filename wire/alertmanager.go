@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"google.golang.org/grpc"
 )
@@ -24,11 +25,12 @@ type AlertmanagerServer interface {
 
 // APIRequest is a tenant's request to the Alertmanager API.
 type APIRequest struct {
-	Tenant string `json:"tenant"`
-	Method string `json:"method"`
-	Path   string `json:"path"` // as the API names it: begins with /api/v2/
-	Query  string `json:"query"`
-	Body   []byte `json:"body"`
+	Tenant string    `json:"tenant"`
+	Method string    `json:"method"`
+	Path   string    `json:"path"` // as the API names it: begins with /api/v2/
+	Query  string    `json:"query"`
+	Body   []byte    `json:"body"`
+	At     time.Time `json:"at"` // when it came in; of alerts that are told twice, the later counts
 }
 
 // APIResponse is the answer to it.
