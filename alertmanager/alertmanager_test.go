@@ -33,7 +33,7 @@ func TestOneMailOfThree(t *testing.T) {
 		name := "Fire" + m.id
 		m.fire(name)
 		require.Equal(t, "firing "+name, box.next())
-		w.settle(box, w.members[(i+1)%3])
+		w.ping(box, w.members[(i+1)%3])
 		m.resolve(name)
 		require.Equal(t, "resolved "+name, box.next())
 	}

@@ -99,14 +99,14 @@ func TestRestartAndReshard(t *testing.T) {
 	w.members[0].fire("Fire")
 	w.members[0].fire("Quiet")
 	require.Equal(t, "firing Fire", box.next())
-	w.settle(box, w.members[0])
+	w.ping(box, w.members[0])
 
 	for i := range 3 { // each leaves, another takes its place
 		m := w.join(fmt.Sprintf("new%d", i), false)
 		w.leave(w.members[i])
 		require.Eventually(t, func() bool { return m.get(team) != nil && w.silenced("Quiet") == 3 }, 20*time.Second, 20*time.Millisecond)
 		m.fire("Quiet")
-		w.settle(box, m)
+		w.ping(box, m)
 	}
 	for _, m := range w.members[3:] { // all leave, then others come
 		w.leave(m)
@@ -117,7 +117,6 @@ func TestRestartAndReshard(t *testing.T) {
 	require.Eventually(t, func() bool { return w.silenced("Quiet") == 3 }, 20*time.Second, 20*time.Millisecond)
 	m := w.members[6]
 	m.fire("Quiet")
-	w.settle(box, m)
 	m.fire("Fire")
 	w.settle(box, m)
 	require.Empty(t, box.in, "neither a second notification nor a false resolve")
@@ -162,7 +161,7 @@ func TestInhibitedAfterMove(t *testing.T) {
 		w.leave(w.members[i])
 		require.Eventually(t, func() bool { return m.get(team) != nil }, 20*time.Second, 20*time.Millisecond)
 		m.fire("Target")
-		w.settle(box, m)
+		w.ping(box, m)
 	}
 	require.Empty(t, box.in)
 }

@@ -150,7 +150,7 @@ func (in *instance) wait() time.Duration {
 // had its turn well before the first looks at the group again. If it had not,
 // it would not find what it is about to send in the log, but what came after.
 func step(routes *dispatch.Route, peerTimeout time.Duration) time.Duration {
-	routes.Walk(func(r *dispatch.Route) { peerTimeout = min(peerTimeout, r.RouteOpts.GroupInterval/6) })
+	routes.Walk(func(r *dispatch.Route) { peerTimeout = min(peerTimeout, r.RouteOpts.GroupInterval/4) })
 	return peerTimeout
 }
 

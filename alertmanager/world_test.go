@@ -64,7 +64,7 @@ func newWorld(t testing.TB, n int) *world {
 func newWorldOf(t testing.TB, n int, set func(*world)) *world {
 	t.Helper()
 	w := &world{t: t, bucket: newBucket(t), limits: tenant.DefaultLimits(), cfg: DefaultConfig(), cut: map[[2]string]bool{}}
-	w.cfg.PeerTimeout = model.Duration(time.Second)
+	w.cfg.PeerTimeout = model.Duration(2 * time.Second)
 	set(w)
 	for i := range n {
 		w.join(string(rune('a'+i)), n == 1)
@@ -275,7 +275,7 @@ route:
   receiver: mail
   group_by: [alertname]
   group_wait: 0s
-  group_interval: 3s
+  group_interval: 8s
   repeat_interval: 1h
 receivers:
 - name: mail
@@ -292,11 +292,18 @@ receivers:
 // would show.
 func (w *world) settle(b *mailbox, by *member) {
 	w.t.Helper()
-	name := fmt.Sprintf("Settle%d", time.Now().UnixNano())
-	by.fire(name)
-	require.Equal(w.t, "firing "+name, b.next())
+	name := w.ping(b, by)
 	by.resolve(name)
 	require.Equal(w.t, "resolved "+name, b.next())
+}
+
+// ping has the replicas send something new, and nothing else.
+func (w *world) ping(b *mailbox, by *member) (name string) {
+	w.t.Helper()
+	name = fmt.Sprintf("Ping%d", time.Now().UnixNano())
+	by.fire(name)
+	require.Equal(w.t, "firing "+name, b.next())
+	return name
 }
 
 // newHook is a webhook that keeps the bodies that it gets.
