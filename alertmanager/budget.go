@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"reflect"
 	"regexp"
 	"strings"
@@ -99,7 +100,7 @@ func (b *budget) functions() map[string]any {
 	}
 }
 
-func within(print func(...any) string, args []any) (string, error) {
+func within(f func(...any) string, args []any) (string, error) {
 	n := 0
 	for _, a := range args {
 		n += length(a)
@@ -107,7 +108,7 @@ func within(print func(...any) string, args []any) (string, error) {
 	if n > maxValue {
 		return "", errValue
 	}
-	return print(args...), nil
+	return f(args...), nil
 }
 
 // length is about that of a value when it is printed. It stops counting when it
@@ -195,7 +196,7 @@ func (b *budget) list(l *parse.ListNode) {
 			b.branch(&n.BranchNode)
 		}
 	}
-	l.Nodes = append([]parse.Node{stepOf(fmt.Sprintf("{{$hearth := %s %d}}", spendCost, cost))}, l.Nodes...)
+	l.Nodes = append([]parse.Node{costSteps[bits.Len(uint(cost))]}, l.Nodes...)
 }
 
 func (b *budget) branch(n *parse.BranchNode) {
@@ -212,8 +213,23 @@ func (b *budget) action(p *parse.PipeNode) {
 			return
 		}
 	}
-	piped := stepOf(fmt.Sprintf("{{0 | %s}}", spendValue)).(*parse.ActionNode)
-	p.Cmds = append(p.Cmds, piped.Pipe.Cmds[1])
+	p.Cmds = append(p.Cmds, valueStep)
+}
+
+// The steps are shared by all templates: there is one for each power of two of
+// a cost, which is rounded up. Nobody changes them: html/template leaves
+// assignments and commands as they are.
+var (
+	costSteps = makeCostSteps()
+	valueStep = stepOf(fmt.Sprintf("{{0 | %s}}", spendValue)).(*parse.ActionNode).Pipe.Cmds[1]
+)
+
+func makeCostSteps() (steps [bits.UintSize + 1]parse.Node) {
+	for i := range steps {
+		cost := min(1<<min(i, 30), budgetBurst+1) // one that is never there
+		steps[i] = stepOf(fmt.Sprintf("{{$hearth := %s %d}}", spendCost, cost))
+	}
+	return steps
 }
 
 var stepNames = map[string]any{spendCost: 0, spendValue: 0}

@@ -138,7 +138,7 @@ func (a *Alertmanager) set(w http.ResponseWriter, r *http.Request, id tenant.ID,
 	if _, err := a.load(id, c); err != nil {
 		return err
 	}
-	if _, err := a.store.put(r.Context(), id, c); err != nil {
+	if err := a.store.put(r.Context(), id, c); err != nil {
 		return fmt.Errorf("store the configuration: %w", err)
 	}
 	a.tell(r.Context(), id)

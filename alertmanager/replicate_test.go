@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// first is the member that sends first for the team, then come the others.
+// inOrder are the members as they send for the team.
 func (w *world) inOrder() (all []*member) {
 	for _, o := range w.members[0].place.owners(team) {
 		for _, m := range w.members {
@@ -30,7 +30,7 @@ func (m *member) silence(t testing.TB, name string) string {
 	return body
 }
 
-// quiet says how many members know of a silence of the name.
+// silenced says how many members know of a silence of the name.
 func (w *world) silenced(name string) (n int) {
 	for _, m := range w.members {
 		in := m.get(team)

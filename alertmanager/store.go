@@ -106,42 +106,42 @@ const maxConflicts = 5
 
 // put makes a configuration the one that counts. The history has it first, so
 // that every configuration that ever counted is there.
-func (s store) put(ctx context.Context, id tenant.ID, c UserConfig) (v Version, err error) {
+func (s store) put(ctx context.Context, id tenant.ID, c UserConfig) (err error) {
 	for range maxConflicts {
-		if v, err = s.tryPut(ctx, id, c); !errors.Is(err, bucket.ErrPrecondition) {
-			return v, err
+		if err = s.tryPut(ctx, id, c); !errors.Is(err, bucket.ErrPrecondition) {
+			return err
 		}
 	}
-	return v, err
+	return err
 }
 
-func (s store) tryPut(ctx context.Context, id tenant.ID, c UserConfig) (Version, error) {
+func (s store) tryPut(ctx context.Context, id tenant.ID, c UserConfig) error {
 	_, etag, err := s.current(ctx, id)
 	cond := bucket.Condition{IfMatch: etag}
 	if errors.Is(err, bucket.ErrNotFound) {
 		cond, err = bucket.Condition{IfAbsent: true}, nil
 	}
 	if err != nil {
-		return Version{}, err
+		return err
 	}
 	numbers, err := s.numbers(ctx, id)
 	if err != nil {
-		return Version{}, err
+		return err
 	}
 	v := Version{Number: 1, At: time.Now().UTC(), UserConfig: c}
 	if len(numbers) > 0 {
 		v.Number = numbers[len(numbers)-1] + 1
 	}
 	if err := s.write(ctx, versionKey(id, v.Number), v, bucket.Condition{IfAbsent: true}); err != nil {
-		return v, err
+		return err
 	}
 	if err := s.write(ctx, configKey(id), v, cond); err != nil {
-		return v, err
+		return err
 	}
 	for i := 0; i < len(numbers)+1-maxHistory; i++ {
 		_ = s.bucket.Delete(ctx, versionKey(id, numbers[i])) // the next write tries again
 	}
-	return v, nil
+	return nil
 }
 
 // numbers lists the versions that are kept, oldest first.
