@@ -175,8 +175,20 @@ func (a *App) build(reg prometheus.Registerer) error {
 	if err != nil {
 		return err
 	}
-	if cfg.runs(targetCompactor) {
-		comp, err := compactor.New(cfg.Compactor, cfg.DataDir, b, limits, logger, reg)
+	if err := a.buildBackend(b, peers, dist, quer); err != nil {
+		return err
+	}
+	if peers.membership != nil { // last: others send work when it runs
+		a.parts = append(a.parts, part{"membership", peers.membership})
+	}
+	return nil
+}
+
+// buildBackend makes what works by itself: the compactor, the alertmanager, and
+// the ruler, which tells that one what fires.
+func (a *App) buildBackend(b bucket.Bucket, peers *peers, dist *distributor.Distributor, quer *querier.Querier) error {
+	if a.cfg.runs(targetCompactor) {
+		comp, err := compactor.New(a.cfg.Compactor, a.cfg.DataDir, b, a.registry.Limits, a.logger, a.reg)
 		if err != nil {
 			return fmt.Errorf("build the compactor: %w", err)
 		}
@@ -187,13 +199,17 @@ func (a *App) build(reg prometheus.Registerer) error {
 		a.parts = append(a.parts, part{"compactor", comp})
 		comp.RegisterRoutes(a.doors.of(tenant.Admin))
 	}
-	if cfg.runs(targetRuler) {
-		if err := a.addRuler(b, peers, dist, quer); err != nil {
+	place, member, err := a.placeAlertmanagers(peers)
+	if err != nil {
+		return err
+	}
+	if a.cfg.runs(targetAlertmanager) {
+		if err := a.addAlertmanager(b, place, member); err != nil {
 			return err
 		}
 	}
-	if peers.membership != nil { // last: others send work when it runs
-		a.parts = append(a.parts, part{"membership", peers.membership})
+	if a.cfg.runs(targetRuler) {
+		return a.addRuler(b, peers, place, dist, quer)
 	}
 	return nil
 }

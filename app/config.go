@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/common/model"
 
+	"github.com/hearth-metrics/hearth/alertmanager"
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/compactor"
 	"github.com/hearth-metrics/hearth/distributor"
@@ -26,7 +27,7 @@ import (
 
 // Config is everything that can be set, one section for each package.
 type Config struct {
-	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, storegateway, compactor, ruler; write: the first two; read: the querier; backend: the last three; all: everything in one process
+	Target       string                `yaml:"target"`   // parts to run, separated by commas: distributor, ingester, querier, storegateway, compactor, ruler, alertmanager; write: the first two; read: the querier; backend: the last four; all: everything in one process
 	DataDir      string                `yaml:"data_dir"` // folder for everything that is kept on local disk
 	Log          LogConfig             `yaml:"log"`
 	Server       ServerConfig          `yaml:"server"`
@@ -41,6 +42,7 @@ type Config struct {
 	Querier      querier.Config        `yaml:"querier"`
 	Compactor    compactor.Config      `yaml:"compactor"`
 	Ruler        ruler.Config          `yaml:"ruler"`
+	Alertmanager alertmanager.Config   `yaml:"alertmanager"`
 	Auth         tenant.AuthConfig     `yaml:"auth"`
 	Tenants      tenant.Config         `yaml:"tenants"`
 	Limits       tenant.LimitsConfig   `yaml:"limits"`
@@ -67,19 +69,16 @@ const (
 	targetStoreGateway = "storegateway"
 	targetCompactor    = "compactor"
 	targetRuler        = "ruler" // with a distributor and a querier of its own
+	targetAlertmanager = "alertmanager"
 	targetAll          = "all"
 )
 
 var targetGroups = map[string][]string{
-	targetAll: {targetDistributor, targetIngester, targetQuerier, targetStoreGateway, targetCompactor, targetRuler},
+	targetAll: {targetDistributor, targetIngester, targetQuerier, targetStoreGateway, targetCompactor, targetRuler, targetAlertmanager},
 	"write":   {targetDistributor, targetIngester},
 	"read":    {targetQuerier},
-	"backend": {targetStoreGateway, targetCompactor, targetRuler},
+	"backend": {targetStoreGateway, targetCompactor, targetRuler, targetAlertmanager},
 }
-
-// laterTargets are known here so that the error says "not yet" and not
-// "unknown".
-var laterTargets = []string{"alertmanager"}
 
 // runs says whether a part is among the targets.
 func (c *Config) runs(part string) bool {
@@ -117,6 +116,7 @@ func DefaultConfig() Config {
 		Querier:      querier.DefaultConfig(),
 		Compactor:    compactor.DefaultConfig(),
 		Ruler:        ruler.DefaultConfig(),
+		Alertmanager: alertmanager.DefaultConfig(),
 		Auth:         tenant.DefaultAuthConfig(),
 		Tenants:      tenant.DefaultConfig(),
 		Limits:       tenant.LimitsConfig{Defaults: tenant.DefaultLimits()},
@@ -138,6 +138,7 @@ func (c *Config) Validate() error {
 		section("querier", c.Querier.Validate()),
 		section("compactor", c.Compactor.Validate()),
 		section("ruler", c.Ruler.Validate()),
+		section("alertmanager", c.Alertmanager.Validate()),
 		section("auth", c.Auth.Validate()),
 		section("tenants", c.Tenants.Validate()),
 		validateLimits(&c.Limits),
@@ -156,8 +157,6 @@ func section(name string, err error) error {
 func (c *Config) validateTarget() error {
 	for t := range strings.SplitSeq(c.Target, ",") {
 		switch t = strings.TrimSpace(t); {
-		case slices.Contains(laterTargets, t):
-			return fmt.Errorf("target: %s cannot run on its own yet", t)
 		case targetGroups[t] == nil && !slices.Contains(targetGroups[targetAll], t):
 			return fmt.Errorf("target: %q is unknown, valid are %s, write, read, backend and %s", t, strings.Join(targetGroups[targetAll], ", "), targetAll)
 		}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/hearth-metrics/hearth/alertmanager"
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/distributor"
 	"github.com/hearth-metrics/hearth/querier"
@@ -20,10 +21,13 @@ const rulerSilence = 20 * time.Second
 
 // addRuler makes the ruler, which reads by this process's querier and writes by
 // its distributor, one of all rulers where there are others.
-func (a *App) addRuler(b bucket.Bucket, p *peers, dist *distributor.Distributor, quer *querier.Querier) error {
+func (a *App) addRuler(b bucket.Bucket, p *peers, place *alertmanager.Place, dist *distributor.Distributor, quer *querier.Querier) error {
 	parts := ruler.Parts{
 		Bucket: b, Engine: quer.Engine(), Data: quer.Queryable(), Parser: quer.Parser(),
 		Writes: dist, Limits: a.registry.Limits,
+	}
+	if place != nil {
+		parts.Alerts = ownAlertmanagers{place}
 	}
 	var member *ring.Membership
 	if p.cluster != nil {

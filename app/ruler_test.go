@@ -36,8 +36,8 @@ func up(t *testing.T, a *App, id string, value float64) {
 	require.Equal(t, 200, status, text)
 }
 
-// alertmanager takes alerts.
-func alertmanager(t *testing.T) (string, chan notifier.Alert) {
+// fakeAlertmanager takes alerts.
+func alertTaker(t *testing.T) (string, chan notifier.Alert) {
 	t.Helper()
 	got := make(chan notifier.Alert, 1000)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -71,7 +71,7 @@ rules:
 func TestRules(t *testing.T) {
 	cfg := testConfig(t)
 	var alerts chan notifier.Alert
-	cfg.Limits.Defaults.AlertmanagerURLs, alerts = alertmanager(t)
+	cfg.Limits.Defaults.AlertmanagerURLs, alerts = alertTaker(t)
 	a := start(t, cfg)
 	up(t, a, "t", 0)
 

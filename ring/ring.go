@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	dsring "github.com/grafana/dskit/ring"
@@ -89,6 +91,23 @@ func (r *Ring) Healthy() int {
 	}
 	return max(1, len(set.Instances))
 }
+
+// Members are those that take work now, in the order of their IDs. One that
+// stops is not among them, one that was killed is until it is missed.
+func (r *Ring) Members() []Member {
+	set, err := r.ring.GetAllHealthy(active)
+	if err != nil { // nobody has joined yet
+		return nil
+	}
+	members := make([]Member, len(set.Instances))
+	for i := range set.Instances {
+		members[i] = member(&set.Instances[i])
+	}
+	slices.SortFunc(members, func(a, b Member) int { return strings.Compare(a.ID, b.ID) })
+	return members
+}
+
+var active = dsring.NewOp([]dsring.InstanceState{dsring.ACTIVE}, nil)
 
 // Observe tells how many active series of a tenant a member holds, by which the
 // tenant's shard grows.

@@ -56,6 +56,17 @@ type Limits struct {
 	MaxRulesPerGroup int            `yaml:"max_rules_per_group"` // in one group
 	RuleQueryOffset  model.Duration `yaml:"rule_query_offset"`   // how far in the past rules are evaluated, so that late samples count; a group's query_offset goes first
 	AlertmanagerURLs string         `yaml:"alertmanager_urls"`   // Alertmanagers outside of Hearth that get the tenant's alerts, all of a cluster, separated by commas; empty: the tenant's own
+
+	// What the tenant's Alertmanager holds and sends. Checked by the alertmanager.
+	MaxAlertConfigSize   int     `yaml:"max_alertmanager_config_size"`   // bytes of alertmanager_config
+	MaxAlertTemplates    int     `yaml:"max_alertmanager_templates"`     // template files
+	MaxAlertTemplateSize int     `yaml:"max_alertmanager_template_size"` // bytes of one template file
+	MaxAlerts            int     `yaml:"max_alerts"`                     // firing at once
+	MaxAlertSize         int     `yaml:"max_alert_size"`                 // bytes of the labels and annotations of one alert
+	MaxAlertGroups       int     `yaml:"max_alert_groups"`               // groups that routes make of the alerts
+	MaxSilences          int     `yaml:"max_silences"`                   // those that have ended in the last five days count
+	MaxSilenceSize       int     `yaml:"max_silence_size"`               // bytes of one silence
+	NotificationRate     float64 `yaml:"notification_rate"`              // notifications per second over all receivers, in bursts of ten seconds' worth
 }
 
 // DefaultLimits suits a tenant of some tens of thousands of series.
@@ -89,6 +100,16 @@ func DefaultLimits() Limits {
 
 		MaxRuleGroups:    1000,
 		MaxRulesPerGroup: 500,
+
+		MaxAlertConfigSize:   1 << 20,
+		MaxAlertTemplates:    50,
+		MaxAlertTemplateSize: 256 << 10,
+		MaxAlerts:            20_000,
+		MaxAlertSize:         32 << 10,
+		MaxAlertGroups:       5_000,
+		MaxSilences:          2_000,
+		MaxSilenceSize:       64 << 10,
+		NotificationRate:     10,
 	}
 }
 

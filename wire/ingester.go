@@ -152,33 +152,14 @@ func RegisterIngester(s grpc.ServiceRegistrar, ing IngesterServer) {
 		ServiceName: ingesterService,
 		HandlerType: (*IngesterServer)(nil),
 		Methods: []grpc.MethodDesc{
-			unary("Push", IngesterServer.Push),
-			unary("Held", IngesterServer.Held),
-			unary("Labels", IngesterServer.Labels),
-			unary("Exemplars", IngesterServer.Exemplars),
-			unary("Metadata", IngesterServer.Metadata),
+			unary(ingesterService, "Push", IngesterServer.Push),
+			unary(ingesterService, "Held", IngesterServer.Held),
+			unary(ingesterService, "Labels", IngesterServer.Labels),
+			unary(ingesterService, "Exemplars", IngesterServer.Exemplars),
+			unary(ingesterService, "Metadata", IngesterServer.Metadata),
 		},
 		Streams: []grpc.StreamDesc{stream("Select", IngesterServer.Select)},
 	}, ing)
-}
-
-// unary describes a method with one request and one response.
-func unary[Req, Res any](name string, call func(IngesterServer, context.Context, *Req) (*Res, error)) grpc.MethodDesc {
-	handle := func(srv any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
-		req := new(Req)
-		if err := decode(req); err != nil {
-			return nil, err
-		}
-		serve := func(ctx context.Context, req any) (any, error) {
-			res, err := call(srv.(IngesterServer), ctx, req.(*Req))
-			return res, ToStatus(err)
-		}
-		if intercept == nil {
-			return serve(ctx, req)
-		}
-		return intercept(ctx, req, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/" + ingesterService + "/" + name}, serve)
-	}
-	return grpc.MethodDesc{MethodName: name, Handler: handle}
 }
 
 // stream describes a method of a server S with one request and many frames.

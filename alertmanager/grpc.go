@@ -1,0 +1,75 @@
+package alertmanager
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/http/httptest"
+
+	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/wire"
+)
+
+// Server is the alertmanager as other members see it.
+func (a *Alertmanager) Server() wire.AlertmanagerServer { return server{a} }
+
+type server struct{ a *Alertmanager }
+
+// Serve implements wire.AlertmanagerServer.
+func (s server) Serve(ctx context.Context, r *wire.APIRequest) (*wire.APIResponse, error) {
+	in, err := s.a.here(tenant.ID(r.Tenant))
+	post := r.Method == http.MethodPost && r.Path == alertsPath
+	if err != nil {
+		if post && wire.KindOf(err) == wire.NotFound {
+			s.a.metrics.dropped.WithLabelValues("not_configured").Inc()
+		}
+		return nil, err
+	}
+	if post {
+		return in.take(ctx, r.Body, r.At)
+	}
+	return in.serve(ctx, r)
+}
+
+// serve has upstream's API answer.
+func (in *instance) serve(ctx context.Context, r *wire.APIRequest) (*wire.APIResponse, error) {
+	api, err := in.handler()
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, "http://alertmanager"+r.Path+"?"+r.Query, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, wire.Errorf(wire.Invalid, "err-alertmanager-request", "the request cannot be read: %s", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	api.Handler.ServeHTTP(w, req)
+	if r.Method != http.MethodGet {
+		// A silence that was acknowledged is on the other replicas that can be reached.
+		in.news.told(ctx)
+	}
+	return &wire.APIResponse{Status: w.Code, ContentType: w.Header().Get("Content-Type"), Body: w.Body.Bytes()}, nil
+}
+
+// State implements wire.AlertmanagerServer.
+func (s server) State(_ context.Context, r *wire.StateRequest) (*wire.AlertState, error) {
+	in, err := s.a.here(tenant.ID(r.Tenant))
+	if err != nil {
+		return nil, err
+	}
+	return in.state()
+}
+
+// Merge implements wire.AlertmanagerServer.
+func (s server) Merge(ctx context.Context, r *wire.AlertState) (*wire.MergeResponse, error) {
+	in, err := s.a.here(tenant.ID(r.Tenant))
+	if err != nil {
+		return nil, err
+	}
+	return &wire.MergeResponse{}, in.merge(ctx, r)
+}
+
+// Reload implements wire.AlertmanagerServer.
+func (s server) Reload(ctx context.Context, r *wire.StateRequest) (*wire.MergeResponse, error) {
+	return &wire.MergeResponse{}, s.a.change(ctx, tenant.ID(r.Tenant))
+}

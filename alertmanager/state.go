@@ -1,0 +1,122 @@
+package alertmanager
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/alertmanager/alert"
+
+	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/wire"
+)
+
+func stateKey(id tenant.ID) bucket.Key { return home.Join("state", string(id)+".json") }
+
+// save writes the tenant's state to the bucket, if there is something new.
+func (in *instance) save(ctx context.Context) error {
+	in.news.mu.Lock()
+	changed := in.news.changed
+	in.news.changed = false
+	in.news.mu.Unlock()
+	if !changed {
+		return nil
+	}
+	s, err := in.state()
+	if err == nil {
+		err = in.parent.store.write(ctx, stateKey(in.id), s, bucket.Condition{})
+	}
+	if err != nil {
+		in.news.mu.Lock()
+		in.news.changed = true
+		in.news.mu.Unlock()
+		return fmt.Errorf("save state: %w", err)
+	}
+	return nil
+}
+
+// restoreTimeout bounds the wait for the other replicas; one that does not
+// answer is told, and tells, later.
+const restoreTimeout = 3 * time.Second
+
+// restore brings what the bucket and the other replicas know. It fails where
+// neither can be read: to send without knowing what was sent, or what is
+// silenced, is worse than to send a little later.
+func (in *instance) restore(ctx context.Context) error {
+	var saved wire.AlertState
+	_, err := in.parent.store.read(ctx, stateKey(in.id), &saved)
+	if errors.Is(err, bucket.ErrNotFound) {
+		err = nil
+	}
+	if err == nil {
+		if saved.Alerts, err = prolong(saved.Alerts, time.Now()); err == nil {
+			err = in.merge(ctx, &saved)
+		}
+	}
+	if in.restoreFromOthers(ctx) == 0 && err != nil {
+		return fmt.Errorf("restore state: %w", err)
+	}
+	if err != nil {
+		in.logger.Warn("alertmanager state of the bucket not read, that of the replicas was", "err", err)
+	}
+	return nil
+}
+
+// restoreFromOthers asks all other replicas, and says how many have answered.
+func (in *instance) restoreFromOthers(ctx context.Context) (n int) {
+	others := in.parent.place.others(in.id)
+	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
+	defer cancel()
+	states := make([]*wire.AlertState, len(others))
+	var wg sync.WaitGroup
+	for i, m := range others {
+		wg.Go(func() {
+			am, err := in.parent.place.to(m)
+			if err == nil {
+				states[i], err = am.State(ctx, &wire.StateRequest{Tenant: string(in.id)})
+			}
+			if err != nil { // not there yet, or not any more
+				states[i] = nil
+				in.logger.Debug("replica has not told its state", "instance", m.ID, "err", err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, s := range states {
+		if s != nil && in.merge(ctx, s) == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// prolongFor is how long an alert of a saved state is taken to fire: until
+// those who send it have had time to do so again.
+const prolongFor = 5 * time.Minute
+
+// prolong keeps alerts that fired when the state was saved from being taken for
+// resolved because nobody could send them while all replicas were away. Those
+// that had ended, or are older than that, are left out.
+func prolong(saved json.RawMessage, now time.Time) (json.RawMessage, error) {
+	if len(saved) == 0 {
+		return nil, nil
+	}
+	var alerts, firing []*alert.Alert
+	if err := json.Unmarshal(saved, &alerts); err != nil {
+		return nil, fmt.Errorf("read alerts: %w", err)
+	}
+	for _, a := range alerts {
+		if a.EndsAt.Before(now) {
+			continue
+		}
+		if until := now.Add(prolongFor); a.EndsAt.Before(until) {
+			a.EndsAt = until
+		}
+		firing = append(firing, a)
+	}
+	return json.Marshal(firing)
+}
