@@ -23,7 +23,7 @@ func checkBlock(ctx context.Context, b *tsdb.Block, readChunks bool) (series, sa
 	if err != nil {
 		return 0, 0, fmt.Errorf("open chunks: %w", err)
 	}
-	defer chunkr.Close()
+	defer func() { _ = chunkr.Close() }() // it was only read
 
 	var builder labels.ScratchBuilder
 	var metas []chunks.Meta

@@ -14,8 +14,8 @@ import (
 var testServer buckettest.Server
 
 func TestMain(m *testing.M) {
-	if os.Getenv("X") != "" {
-		os.Exit(0)
+	if os.Getenv(childEnv) != "" {
+		os.Exit(childMain())
 	}
 	code := m.Run()
 	testServer.Stop()

@@ -30,12 +30,13 @@ func (c *Compactor) run(ctx context.Context, r *round, j *job) error {
 	defer cancel()
 	var keep func(tenant.ID) bool
 	if j.home == bucket.PoolHome {
-		keep = func(id tenant.ID) bool { return c.keeps(r, id, j.maxT) }
-		any, err := c.anyKept(ctx, j, keep)
+		end := j.end()
+		keep = func(id tenant.ID) bool { return c.keeps(r, id, end) }
+		some, err := c.anyKept(ctx, j, keep)
 		if err != nil {
 			return err
 		}
-		if !any {
+		if !some {
 			return c.commit(ctx, j, nil)
 		}
 	}
@@ -46,7 +47,7 @@ func (c *Compactor) run(ctx context.Context, r *round, j *job) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // else the next start does
 	sources, err := c.fetch(ctx, j, dir)
 	if err != nil {
 		return err

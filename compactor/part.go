@@ -29,6 +29,8 @@ type part struct {
 
 // PopulateBlock implements tsdb.BlockPopulator: Prometheus' own over views of
 // the blocks that show the part's series alone.
+//
+//nolint:revive // the arguments are the interface's
 func (p *part) PopulateBlock(ctx context.Context, metrics *tsdb.CompactorMetrics, logger *slog.Logger, pool chunkenc.Pool, merge storage.VerticalChunkSeriesMergeFunc, blocks []tsdb.BlockReader, meta *tsdb.BlockMeta, indexw tsdb.IndexWriter, chunkw tsdb.ChunkWriter, all tsdb.IndexReaderPostingsFunc) error {
 	if !p.split && p.keep == nil {
 		return tsdb.DefaultBlockPopulator{}.PopulateBlock(ctx, metrics, logger, pool, merge, blocks, meta, indexw, chunkw, all)

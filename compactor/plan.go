@@ -43,6 +43,15 @@ func (j *job) size() (n int64) {
 	return n
 }
 
+// end is the end of what is made of the blocks, exclusive.
+func (j *job) end() int64 {
+	end := int64(math.MinInt64)
+	for _, b := range j.blocks {
+		end = max(end, b.MaxTime)
+	}
+	return end
+}
+
 // maxParts bounds into how many parts a home's series are split.
 const maxParts = 256
 

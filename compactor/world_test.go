@@ -14,7 +14,6 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -280,7 +279,7 @@ func next(it chunkenc.Iterator) (sample, bool) {
 func (w *world) requireContent(homes ...bucket.Key) (twice int) {
 	w.Helper()
 	got, twice := w.readAll(homes...)
-	require.Equal(w, len(w.want), len(got), "series")
+	require.Len(w, got, len(w.want), "series")
 	for key, want := range w.want {
 		require.Equal(w, want, got[key], "%s", key)
 	}
@@ -377,10 +376,6 @@ func (w *world) configured(cfg compactor.Config, b bucket.Bucket, split uint64, 
 }
 
 func forEver(tenant.ID) *tenant.Limits { return &tenant.Limits{} }
-
-func keepFor(d time.Duration) func(tenant.ID) *tenant.Limits {
-	return func(tenant.ID) *tenant.Limits { return &tenant.Limits{Retention: model.Duration(d)} }
-}
 
 // dayStart is the beginning of a day some days ago.
 func dayStart(daysAgo int64) int64 {
