@@ -144,6 +144,7 @@ func tenantShow(c *caller, args []string) error { return c.one("show", http.Meth
 func tenantDelete(c *caller, args []string) error {
 	return c.one("delete", http.MethodDelete, "", args)
 }
+
 func tenantUndelete(c *caller, args []string) error {
 	return c.one("undelete", http.MethodPost, "/undelete", args)
 }
