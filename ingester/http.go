@@ -14,7 +14,7 @@ import (
 
 // RegisterRoutes adds the operator's routes.
 func (i *Ingester) RegisterRoutes(r *mux.Router) {
-	r.Methods(http.MethodGet, http.MethodPost).Path("/ingester/flush").HandlerFunc(i.flushHandler)
+	r.Path("/ingester/flush").Methods(http.MethodGet, http.MethodPost).HandlerFunc(i.flushHandler)
 }
 
 // flushHandler cuts and ships at once: all tenants, or those named by

@@ -34,7 +34,9 @@ func (r *Ruler) RegisterRoutes(reads, writes *mux.Router) {
 		if method == http.MethodGet {
 			router = reads
 		}
-		router.Methods(method).Path(path).HandlerFunc(r.door(h))
+		// The path first: mux takes a route whose method fits for the one that was
+		// meant, and forgets that another with the path wants another method.
+		router.Path(path).Methods(method).HandlerFunc(r.door(h))
 	}
 	for _, p := range configPaths {
 		handle(http.MethodGet, p, r.getAll)
@@ -49,8 +51,8 @@ func (r *Ruler) RegisterRoutes(reads, writes *mux.Router) {
 	handle(http.MethodPost, "/api/v1/rules-history/{version:[0-9]+}/restore", r.restoreVersion)
 	handle(http.MethodPost, "/ruler/delete_tenant_config", r.deleteAll)
 	for _, p := range []string{"/prometheus/api/v1", "/api/prom/api/v1"} {
-		reads.Methods(http.MethodGet).Path(p + "/rules").HandlerFunc(r.serveRules)
-		reads.Methods(http.MethodGet).Path(p + "/alerts").HandlerFunc(r.serveAlerts)
+		reads.Path(p + "/rules").Methods(http.MethodGet).HandlerFunc(r.serveRules)
+		reads.Path(p + "/alerts").Methods(http.MethodGet).HandlerFunc(r.serveAlerts)
 	}
 }
 
