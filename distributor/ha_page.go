@@ -18,7 +18,7 @@ import (
 // and that of Cortex' early days.
 func (d *Distributor) RegisterOperatorRoutes(r *mux.Router) {
 	for _, p := range []string{"/distributor/ha_tracker", "/ha-tracker"} {
-		r.Methods(http.MethodGet, http.MethodHead).Path(p).HandlerFunc(d.haHandler)
+		r.Path(p).Methods(http.MethodGet, http.MethodHead).HandlerFunc(d.haHandler)
 	}
 }
 

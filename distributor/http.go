@@ -18,7 +18,7 @@ var paths = []string{"/api/v1/push", "/api/v1/write", "/api/prom/push"}
 // in the context.
 func (d *Distributor) RegisterRoutes(r *mux.Router) {
 	for _, p := range paths {
-		r.Methods(http.MethodPost).Path(p).HandlerFunc(d.pushHandler)
+		r.Path(p).Methods(http.MethodPost).HandlerFunc(d.pushHandler)
 	}
 }
 
