@@ -71,7 +71,7 @@ func New(cfg Config, b bucket.Bucket, place *Place, limits func(tenant.ID) *tena
 		known:    map[tenant.ID]string{},
 	}
 	a.metrics = newMetrics(reg, a.count)
-	a.Service = services.NewBasicService(a.start, a.run, a.stop)
+	a.Service = services.NewBasicService(nil, a.run, a.stop)
 	place.self = a.Server()
 	return a, nil
 }

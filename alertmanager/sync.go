@@ -21,24 +21,20 @@ const (
 	// and tells replicas what they have missed.
 	syncEvery = time.Second
 	// listEvery is how soon a change is seen that nobody told us of.
-	listEvery = 30 * time.Second
+	listEvery = 5 * time.Minute
 	// saveEvery is how often a tenant's state is written, if it has changed.
 	saveEvery = 15 * time.Minute
 	// atOnce is how many tenants are opened, changed or closed at the same time.
 	atOnce = 16
 )
 
-// start opens the tenants that are here. A bucket that is away does not keep
-// the process from starting: run tries again.
-func (a *Alertmanager) start(ctx context.Context) error {
-	a.sync(ctx)
-	return nil
-}
-
+// run keeps the tenants that are here open. The first look is part of it, so
+// that a bucket that is away, or hangs, does not keep the process from starting.
 func (a *Alertmanager) run(ctx context.Context) error {
 	tick, save := time.NewTicker(syncEvery), time.NewTicker(saveEvery)
 	defer tick.Stop()
 	defer save.Stop()
+	a.sync(ctx)
 	for {
 		select {
 		case <-ctx.Done():

@@ -81,11 +81,16 @@ func New(cfg Config, o Options, logger *slog.Logger, reg prometheus.Registerer) 
 // called before the service starts.
 func (r *Registry) Share(n News) { r.news = n }
 
+// startPatience is how long a bucket that hangs holds up the start.
+const startPatience = 20 * time.Second
+
 // start reads everything. A bucket that is away is no reason not to start:
 // there may be a copy on disk, and trusted headers need no registry.
 func (r *Registry) start(ctx context.Context) error {
 	began := time.Now()
-	err := r.readAll(ctx)
+	patient, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	err := r.readAll(patient)
 	if err != nil && ctx.Err() == nil {
 		r.logger.Warn("registry of tenants not read from the bucket, will retry", "copy_on_disk", r.readCopies(), "err", err)
 	}
@@ -95,7 +100,7 @@ func (r *Registry) start(ctx context.Context) error {
 }
 
 const (
-	pollPeriod  = 5 * time.Minute // for changes that were not heard of
+	pollPeriod  = time.Hour       // for changes that were not heard of
 	retryPeriod = 5 * time.Second // while the registry is not known
 	usedPeriod  = time.Hour       // how coarse the last use of a token is kept
 )

@@ -44,7 +44,10 @@ func (m *Meter) run(ctx context.Context) error {
 func (m *Meter) stop(error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
-	return m.Flush(ctx)
+	if err := m.Flush(ctx); err != nil {
+		m.logger.Warn("last usage of tenants not stored", "err", err)
+	}
+	return nil
 }
 
 // observe notes how many series tenants have now, and how fast they have sent
