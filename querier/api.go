@@ -75,8 +75,8 @@ func mountAPI(p apiParts) http.Handler {
 		0, 1, 0, // remote read, for which we have serveRead
 		false, // agent
 		noOrigin,
-		nil,      // runtime info
-		nil,      // build info, for which we have serveBuildInfo
+		nil, // runtime info
+		p.buildInfo,
 		nil, nil, // notifications
 		nil, nil, // gatherer, registerer
 		nil,        // stats as Prometheus renders them
