@@ -105,22 +105,17 @@ func (q *Querier) buildInfo() *v1.PrometheusVersion {
 	}
 }
 
-// serveBuildInfo says what we are: a plain Prometheus, or, where there is a
-// ruler, one whose rules can be edited. Grafana offers that only where the
-// application has this name and says so in features, which are strings.
+// serveBuildInfo is the answer where there is a ruler. Grafana offers to edit
+// rules only where the application has this name and says so in features, which
+// are strings.
 func (q *Querier) serveBuildInfo(w http.ResponseWriter, _ *http.Request) {
-	info := struct {
+	body, err := json.Marshal(v1.Response{Status: "success", Data: struct {
 		*v1.PrometheusVersion
-		Application string            `json:"application,omitempty"`
-		Features    map[string]string `json:"features,omitempty"`
-	}{PrometheusVersion: q.buildInfo()}
-	if q.cfg.Rules {
-		info.Application = "Grafana Mimir"
-		info.Features = map[string]string{
-			"ruler_config_api": "true", "alertmanager_config_api": "true", "query_sharding": "false", "federated_rules": "false",
-		}
-	}
-	body, err := json.Marshal(v1.Response{Status: "success", Data: info})
+		Application string            `json:"application"`
+		Features    map[string]string `json:"features"`
+	}{q.buildInfo(), "Grafana Mimir", map[string]string{
+		"ruler_config_api": "true", "alertmanager_config_api": "true", "query_sharding": "false", "federated_rules": "false",
+	}}})
 	if err != nil {
 		writeError(w, err)
 		return

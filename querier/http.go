@@ -44,6 +44,10 @@ var (
 // reached.
 func (q *Querier) endpoints() []endpoint {
 	api := q.newAPI()
+	buildInfo := api
+	if q.cfg.Rules {
+		buildInfo = compressed(q.serveBuildInfo)
+	}
 	return []endpoint{
 		{path: "/query", name: "query", methods: getOrPost, handler: api, queued: true, fail: writeError},
 		{path: "/query_range", name: "query_range", methods: getOrPost, handler: api, queued: true, fail: writeError},
@@ -53,7 +57,7 @@ func (q *Querier) endpoints() []endpoint {
 		{path: "/label/{name}/values", name: "label_values", methods: get, handler: api, queued: true, fail: writeError},
 		{path: "/format_query", name: "format_query", methods: getOrPost, handler: api, fail: writeError},
 		{path: "/parse_query", name: "parse_query", methods: getOrPost, handler: api, fail: writeError},
-		{path: "/status/buildinfo", name: "buildinfo", methods: get, handler: compressed(q.serveBuildInfo), fail: writeError},
+		{path: "/status/buildinfo", name: "buildinfo", methods: get, handler: buildInfo, fail: writeError},
 		{path: "/metadata", name: "metadata", methods: get, handler: compressed(q.serveMetadata), fail: writeError},
 		{path: "/read", name: "read", methods: []string{http.MethodPost}, handler: http.HandlerFunc(q.serveRead), queued: true, stream: true, fail: writePlainError},
 	}
