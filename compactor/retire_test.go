@@ -170,6 +170,40 @@ func TestDeleteTenant(t *testing.T) {
 	require.Equal(t, map[string]int{"stays": 3}, w.have("gone", "stays", bucket.PoolHome))
 }
 
+// doomed is a registry with tenants that are to go.
+type doomed struct {
+	since   map[tenant.ID]time.Time
+	removed []tenant.ID
+}
+
+func (d *doomed) Doomed() map[tenant.ID]time.Time { return d.since }
+
+func (d *doomed) Removed(_ context.Context, id tenant.ID) error {
+	d.removed = append(d.removed, id)
+	return nil
+}
+
+// TestDoomedTenant: the registry is told once all data is gone, and not because
+// an earlier tenant of that name was deleted.
+func TestDoomedTenant(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	w.upload("gone", only("gone", dayStart(3)))
+	ago := func(d time.Duration) string { return time.Now().Add(-d).Format(time.RFC3339) }
+	folder := bucket.OwnHome + "/compactor"
+	put(t, w.bucket, folder+"/deleted/gone", `{"requested":"`+ago(200*time.Hour)+`","finished":"`+ago(170*time.Hour)+`"}`)
+	c, registry := w.compactor(w.bucket, 0, forEver), &doomed{since: map[tenant.ID]time.Time{"gone": time.Now().Add(-72 * time.Hour)}}
+	c.DeleteFor(registry)
+	require.NoError(t, c.Round(t.Context()))
+	require.Empty(t, w.have("gone"))
+	require.Empty(t, registry.removed, "ingesters may still ship something")
+
+	put(t, w.bucket, folder+"/deleting/gone", `{"requested":"`+ago(48*time.Hour)+`"}`) // a day later
+	require.NoError(t, c.Round(t.Context()))
+	require.NoError(t, c.Round(t.Context()))
+	require.Equal(t, []tenant.ID{"gone"}, registry.removed)
+}
+
 // TestForeignTenantDeletion: Cortex and Mimir say it with an object in the home.
 func TestForeignTenantDeletion(t *testing.T) {
 	t.Parallel()
