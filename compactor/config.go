@@ -22,7 +22,7 @@ func DefaultConfig() Config {
 	return Config{
 		Ranges:        []model.Duration{model.Duration(2 * time.Hour), model.Duration(12 * time.Hour), model.Duration(24 * time.Hour)},
 		Wait:          model.Duration(90 * time.Minute),
-		Interval:      model.Duration(5 * time.Minute),
+		Interval:      model.Duration(15 * time.Minute),
 		DeletionDelay: model.Duration(2 * time.Hour),
 	}
 }

@@ -23,9 +23,10 @@ const (
 
 // sharedFolder has an object for each tenant whose jobs are many enough to be
 // done by all compactors.
-const sharedFolder = bucket.OwnHome + "/compactor/shared"
+const sharedFolder = ownFolder + "/shared"
 
-// state is what is known of a home.
+// state is what is known of a home. The pool is nobody else's, so it has only
+// markers of our own, which are read when there is a job at all.
 type state struct {
 	home    bucket.Key
 	index   *bucket.Index
@@ -38,7 +39,7 @@ func (c *Compactor) look(ctx context.Context, home bucket.Key) (*state, error) {
 	if s.index, _, err = bucket.ReadIndex(ctx, c.bucket, home); err != nil {
 		return nil, err
 	}
-	if len(s.index.Blocks) == 0 {
+	if len(s.index.Blocks) == 0 || home == bucket.PoolHome {
 		return s, nil
 	}
 	s.markers, err = bucket.ReadMarkers(ctx, c.bucket, home)
@@ -135,7 +136,7 @@ func (c *Compactor) tidyPool(ctx context.Context, r *round) error {
 // help does our jobs of tenants that are shared among all. Who finds that
 // there are none any more takes the tenant off the list.
 func (c *Compactor) help(ctx context.Context, r *round) error {
-	if c.alone {
+	if c.alone || !r.shared {
 		return nil
 	}
 	var errs []error
@@ -189,6 +190,13 @@ func (c *Compactor) compactAll(ctx context.Context, r *round, s *state, perPart 
 	for {
 		p := c.planner(s.home, r.now, perPart, purge)
 		jobs, next := p.plan(s.live())
+		if len(jobs) > 0 && s.home == bucket.PoolHome {
+			var err error
+			if s.markers, err = bucket.ReadMarkers(ctx, c.bucket, s.home); err != nil {
+				return nil, err
+			}
+			jobs, next = p.plan(s.live())
+		}
 		var mine []job
 		for _, j := range jobs {
 			if c.isMine(s.home, &j) {

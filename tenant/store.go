@@ -22,18 +22,39 @@ const (
 	maxTries     = 20 // of a change that others were faster than
 )
 
-// readAll brings every shard up to date.
+// readAll brings every shard up to date. One list says which have changed.
 func (r *Registry) readAll(ctx context.Context) error {
+	etags, err := r.list(ctx)
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(readParallel)
 	for n := range shards {
-		g.Go(func() error { return r.refresh(ctx, n) })
+		have := r.shards[n].Load()
+		if have.etag != etags[shardKey(n)] || have.etag == "" && have.version > 0 { // a copy from disk, of what is not there
+			g.Go(func() error { return r.refresh(ctx, n) })
+		}
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
 	r.known.Store(true)
 	return nil
+}
+
+// list returns the ETags of the shards that there are.
+func (r *Registry) list(ctx context.Context) (map[bucket.Key]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	etags := map[bucket.Key]string{}
+	for o, err := range r.bucket.List(ctx, registryHome.Folder(), false) {
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", registryHome, err)
+		}
+		etags[o.Key] = o.ETag
+	}
+	return etags, nil
 }
 
 // refresh reads a shard if it is another one than the one known.
