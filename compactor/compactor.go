@@ -62,8 +62,6 @@ type Compactor struct {
 	slots   chan struct{} // one for each compaction that may run
 	backoff *backoff
 
-	poolPart, ownPart uint64 // series of one part
-
 	pooled *residents
 
 	mu      sync.Mutex
@@ -92,9 +90,6 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 		metrics: newMetrics(reg),
 		slots:   make(chan struct{}, workers),
 		backoff: newBackoff(),
-
-		poolPart: poolSeriesPerPart,
-		ownPart:  ownSeriesPerPart,
 
 		pooled:  newResidents(),
 		cleaned: map[bucket.Key]time.Time{},

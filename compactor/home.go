@@ -14,13 +14,6 @@ import (
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
-// Series of one part, by kind of home: a query for a pooled tenant opens the
-// index of one part; a large tenant's part is what one machine merges at once.
-const (
-	poolSeriesPerPart = 250_000
-	ownSeriesPerPart  = 2_000_000
-)
-
 // sharedFolder has an object for each tenant whose jobs are many enough to be
 // done by all compactors.
 const sharedFolder = ownFolder + "/shared"
@@ -98,7 +91,7 @@ func (c *Compactor) tidyOwn(ctx context.Context, r *round, id tenant.ID, home bu
 	if err := c.chores(ctx, r, s, func(b *bucket.IndexBlock) bool { return !c.keeps(r, id, b.MaxTime) }); err != nil {
 		return next, err
 	}
-	after, err := c.compactAll(ctx, r, s, c.ownPart, never)
+	after, err := c.compactAll(ctx, r, s, c.cfg.OwnPart, never)
 	if err != nil {
 		return next, err
 	}
@@ -127,7 +120,7 @@ func (c *Compactor) tidyPool(ctx context.Context, r *round) error {
 	purge := func(b *bucket.IndexBlock) bool {
 		return c.owns(purgeKey(bucket.PoolHome, b.ID)) && c.mustPurge(ctx, r, b)
 	}
-	if _, err = c.compactAll(ctx, r, s, c.poolPart, purge); err != nil {
+	if _, err = c.compactAll(ctx, r, s, c.cfg.PoolPart, purge); err != nil {
 		return fmt.Errorf("tidy up the pool: %w", err)
 	}
 	return nil
@@ -157,7 +150,7 @@ func (c *Compactor) helpWith(ctx context.Context, r *round, id tenant.ID, key bu
 	if err != nil {
 		return err
 	}
-	after, err := c.compactAll(ctx, r, s, c.ownPart, never)
+	after, err := c.compactAll(ctx, r, s, c.cfg.OwnPart, never)
 	if err != nil || after.others > 0 {
 		return err
 	}
