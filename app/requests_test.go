@@ -19,6 +19,7 @@ import (
 
 	"github.com/gorilla/mux"
 	"github.com/grafana/dskit/services"
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
@@ -41,8 +42,8 @@ import (
 // The day of TestRequestsOfADay. `make bench-requests` has a larger one, whose
 // figures are in docs/operate.md.
 var (
-	dayTenants = flag.Int("day.tenants", 500, "tenants in the pool")
-	daySeries  = flag.Int("day.series", 4, "series of each")
+	dayTenants = flag.Int("day.tenants", 50, "tenants in the pool")
+	daySeries  = flag.Int("day.series", 2, "series of each")
 )
 
 // requestsADay is how many requests to object storage a cluster may need in a
@@ -58,7 +59,7 @@ func TestRequestsOfADay(t *testing.T) {
 		t.Skip("-short: a day and a half of three processes")
 	}
 	synctest.Test(t, func(t *testing.T) {
-		v := newVillage(t, 3)
+		v := newVillage(t, 3, *dayTenants)
 		v.live(13 * time.Hour) // behind the first blocks of half a day
 		v.bill.take()
 		v.live(24 * time.Hour)
@@ -73,6 +74,38 @@ func TestRequestsOfADay(t *testing.T) {
 		require.LessOrEqual(t, total, requestsADay)
 		require.Zero(t, whole, "nobody lists more than a folder's first level, but of one block")
 	})
+}
+
+// TestIdleTenantsCostNothing has one process, and homes in which nothing
+// happens: few or many, they cost the same.
+func TestIdleTenantsCostNothing(t *testing.T) {
+	t.Parallel()
+	cost := func(homes int) (count map[string]int) {
+		synctest.Test(t, func(t *testing.T) {
+			v := newVillage(t, 1, 0)
+			all := []bucket.Key{bucket.PoolHome}
+			for i := range homes {
+				all = append(all, bucket.TenantHome(fmt.Sprintf("idle-%03d", i)))
+			}
+			for _, home := range all {
+				require.NoError(t, bucket.UpdateIndex(t.Context(), v.bucket, home, func(x *bucket.Index) error {
+					x.AddBlock(bucket.IndexBlock{ID: ulid.ULID{15: 1}, MinTime: 0, MaxTime: 1})
+					return nil
+				}))
+			}
+			time.Sleep(25 * time.Hour) // until the compactor has found them
+			v.bill.take()
+			time.Sleep(3 * time.Hour)
+			var whole int
+			count, whole = v.bill.take()
+			require.Zero(t, whole)
+			v.stop()
+		})
+		return count
+	}
+	few, many := cost(1), cost(500)
+	t.Logf("three hours: %v", few)
+	require.Equal(t, few, many)
 }
 
 // bill is what was asked of the bucket, by component and operation.
@@ -178,7 +211,7 @@ type villager struct {
 
 func tenantOf(i int) tenant.ID { return tenant.ID(fmt.Sprintf("tenant-%05d", i)) }
 
-func newVillage(t *testing.T, n int) *village {
+func newVillage(t *testing.T, n, tenants int) *village {
 	t.Helper()
 	b, err := bucket.New(bucket.DefaultConfig(), t.TempDir(), discard(), prometheus.NewRegistry())
 	require.NoError(t, err)
@@ -190,12 +223,12 @@ func newVillage(t *testing.T, n int) *village {
 		m.start()
 		time.Sleep(40 * time.Second) // of the bubble: they were not started in the same instant
 	}
-	for i := range *dayTenants {
+	for i := range tenants {
 		_, _, secret, err := v.members[0].registry.CreateTenant(t.Context(), tenant.Tenant{ID: tenantOf(i)}, tenant.DataScopes)
 		require.NoError(t, err)
 		v.tokens = append(v.tokens, secret)
 	}
-	for i := 0; i < *dayTenants; i += max(10, *dayTenants/50) {
+	for i := 0; i < tenants; i += max(10, tenants/50) {
 		v.members[i%n].post(tenantOf(i), "/prometheus/config/v1/rules/ns", "interval: 10m\n"+threeRules)
 		v.members[i%n].post(tenantOf(i), "/api/v1/alerts", "alertmanager_config: |\n  route: {receiver: none}\n  receivers: [{name: none}]\n")
 	}
@@ -252,7 +285,7 @@ func (m *villager) start() {
 	require.NoError(t, err)
 	m.quer.CountWith(count)
 	add(m.quer, err)
-	cfg.Compactor.PoolPart = uint64(*dayTenants * *daySeries) // with three copies that makes four parts
+	cfg.Compactor.PoolPart = uint64(max(1, *dayTenants**daySeries)) // with three copies that makes four parts
 	comp, err := compactor.New(cfg.Compactor, dir, m.bucket("compactor"), limits, discard(), reg)
 	require.NoError(t, err)
 	comp.ShareWork(func(key string) bool { return m.v.owner(key) == m.id })

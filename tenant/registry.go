@@ -121,7 +121,7 @@ func (r *Registry) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case n := <-r.wanted:
-			if r.refresh(ctx, n) != nil {
+			if r.reread(ctx, n) != nil {
 				failed = append(failed, n)
 			}
 		case <-retry.C:

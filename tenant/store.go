@@ -65,6 +65,14 @@ func (r *Registry) refresh(ctx context.Context, n int) error {
 	return err
 }
 
+// reread reads a shard that another process has changed.
+func (r *Registry) reread(ctx context.Context, n int) error {
+	r.changing[n].Lock()
+	defer r.changing[n].Unlock()
+	_, err := r.readLocked(ctx, n)
+	return err
+}
+
 // refreshLocked also returns the object, nil if it has not changed.
 func (r *Registry) refreshLocked(ctx context.Context, n int) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
@@ -75,6 +83,12 @@ func (r *Registry) refreshLocked(ctx context.Context, n int) ([]byte, error) {
 			return nil, err
 		}
 	}
+	return r.readLocked(ctx, n)
+}
+
+func (r *Registry) readLocked(ctx context.Context, n int) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	s, raw, err := r.read(ctx, n)
 	if err != nil {
 		return nil, err
