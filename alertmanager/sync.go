@@ -21,7 +21,7 @@ const (
 	// and tells replicas what they have missed.
 	syncEvery = time.Second
 	// listEvery is how soon a change is seen that nobody told us of.
-	listEvery = 5 * time.Minute
+	listEvery = 30 * time.Minute
 	// saveEvery is how often a tenant's state is written, if it has changed.
 	saveEvery = 15 * time.Minute
 	// atOnce is how many tenants are opened, changed or closed at the same time.
