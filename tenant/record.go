@@ -46,11 +46,22 @@ type Deletion struct {
 
 // Plan is a named set of limits that many tenants have.
 type Plan struct {
-	Name      string    `json:"name"`
-	Limits    Overrides `json:"limits"`
-	UpdatedAt time.Time `json:"updated_at"`
-	Version   int64     `json:"version"`
+	Name      string     `json:"name"`
+	Source    PlanSource `json:"source,omitempty"` // told, not stored
+	Limits    Overrides  `json:"limits"`
+	UpdatedAt time.Time  `json:"updated_at,omitzero"` // of the API's plans
+	Version   int64      `json:"version,omitempty"`   // of the API's plans
 }
+
+// PlanSource is where a plan is from, and can be changed.
+type PlanSource string
+
+// The sources of plans. Where both have one of a name, the configuration's
+// counts: it is what an operator reads when he asks what holds.
+const (
+	PlanOfConfig PlanSource = "config"
+	PlanOfAPI    PlanSource = "api"
+)
 
 // Token is what a token may do, without its secret.
 type Token struct {
