@@ -26,7 +26,8 @@ type cluster struct {
 	name string   // no other cluster on this machine has its label
 	net  *network // between the members; nil: nothing in between
 
-	smallDisks bool // see disk_linux_test.go
+	set        []string // for every process
+	smallDisks bool     // see disk_linux_test.go
 
 	mu    sync.Mutex
 	nodes []*node
@@ -175,6 +176,7 @@ func (c *cluster) configure(group []*node) {
 			"querier.refresh_interval=2s",
 			"limits.tenants.own={own_head: true}",
 		}
+		n.set = append(n.set, c.set...)
 	}
 }
 
