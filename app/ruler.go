@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/prometheus/promql/parser"
+
 	"github.com/hearth-metrics/hearth/alertmanager"
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/distributor"
@@ -64,6 +66,10 @@ func (a *App) addRuler(b bucket.Bucket, p *peers, place *alertmanager.Place, dis
 	}
 	return nil
 }
+
+// Parser reads expressions as queriers and rulers do, for those that check
+// rules without a running Hearth.
+func Parser() parser.Parser { return querier.NewParser() }
 
 // toRuler reaches a ruler of another process.
 func (w *way) toRuler(m ring.Member) (wire.RulerServer, error) {

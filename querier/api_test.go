@@ -35,13 +35,13 @@ func plainAPI(h *house, db *tsdb.DB, targets func(context.Context) v1.TargetRetr
 		targets:   targets,
 		buildInfo: h.buildInfo(),
 		lookback:  5 * time.Minute,
-		parser:    newParser(),
+		parser:    NewParser(),
 		logger:    h.logger,
 	})
 }
 
 func plainEngine() *promql.Engine {
-	opts := engineOpts(DefaultConfig(), newParser(), nil)
+	opts := engineOpts(DefaultConfig(), NewParser(), nil)
 	opts.MaxSamples = tenant.DefaultLimits().MaxSamplesPerQuery
 	return promql.NewEngine(opts)
 }

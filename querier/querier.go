@@ -107,7 +107,7 @@ func New(cfg Config, recent Recent, stored Stored, limits func(tenant.ID) *tenan
 		limits: limits,
 		logger: logger,
 		queue:  newQueue(cfg.slots()),
-		parser: newParser(),
+		parser: NewParser(),
 		meter:  unmetered{},
 	}
 	q.metrics = newMetrics(reg, q.queue)

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/storage"
 
+	"github.com/hearth-metrics/hearth/ruler/rulefile"
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
@@ -85,7 +86,7 @@ func (g *runner) file() string { return string(g.id) + "/" + g.name.namespace }
 
 // become has the group be def from its next evaluation on. It does not wait.
 func (g *runner) become(def *Group) {
-	if have := g.want.Swap(def); have != nil && equal(have, def) {
+	if have := g.want.Swap(def); have != nil && rulefile.Equal(have, def) {
 		return
 	}
 	g.hurry.Store(true)
@@ -142,7 +143,7 @@ const endGrace = 10 * time.Second
 
 // Load implements rules.GroupLoader: the file has this one group.
 func (g *runner) Load(string, bool, model.ValidationScheme) (*rulefmt.RuleGroups, []error) {
-	return &rulefmt.RuleGroups{Groups: []rulefmt.RuleGroup{*g.have}}, nil
+	return &rulefmt.RuleGroups{Groups: []rulefmt.RuleGroup{g.have.RuleGroup}}, nil
 }
 
 // Parse implements rules.GroupLoader.
