@@ -39,6 +39,8 @@ type peers struct {
 
 	haStore      distributor.HAStore // nil: no other distributor
 	distributors *ring.Ring          // nil: no other distributor
+
+	rulers, alertmanagers *ring.Ring // nil: there are none in other processes, or nobody here asks
 }
 
 // findPeers hands out the ingester of this process, or, where there are others,

@@ -248,6 +248,28 @@ func TestOnlyListedRoutes(t *testing.T) {
 	}
 }
 
+// What Grafana goes by is true at the moment of the question.
+func TestBuildInfoTellsWhatIsThere(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, map[tenant.ID]*tsdb.DB{alice: newDB(t)}, 0, 0)
+	var beside Beside
+	h.TellOf(func() Beside { return beside })
+	for _, beside = range []Beside{{}, {Alerts: true}, {Rules: true}, {Rules: true, Alerts: true}, {}} {
+		var info struct {
+			Data struct {
+				Application string
+				Features    map[string]string
+			}
+		}
+		require.NoError(t, json.Unmarshal(h.do(alice, request{path: "/status/buildinfo"}).Body.Bytes(), &info))
+		require.Equal(t, beside.Rules, info.Data.Application == "Grafana Mimir")
+		if beside.Rules {
+			require.Equal(t, "true", info.Data.Features["ruler_config_api"])
+			require.Equal(t, fmt.Sprint(beside.Alerts), info.Data.Features["alertmanager_config_api"])
+		}
+	}
+}
+
 func TestNoTenantNoAnswer(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, map[tenant.ID]*tsdb.DB{alice: newDB(t)}, 0, 0)
