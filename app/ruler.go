@@ -78,6 +78,7 @@ func (a *App) addRuler(b bucket.Bucket, p *peers, place *alertmanager.Place, dis
 		return fmt.Errorf("build the ruler: %w", err)
 	}
 	rul.RegisterRoutes(a.doors.of(tenant.RulesRead), a.doors.of(tenant.RulesWrite))
+	rul.RegisterOperatorRoutes(a.operators)
 	a.parts = append(a.parts, part{"ruler", rul})
 	if member != nil { // after the ruler, so that it leaves before that stops
 		wire.RegisterRuler(a.grpc, rul)
