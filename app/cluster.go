@@ -153,7 +153,7 @@ func (a *App) findGateways(p *peers, gateway *storegateway.Gateway, list *querie
 	if p.cluster == nil {
 		return querier.NewLocal(list, gateway), nil
 	}
-	if gateway == nil && !a.cfg.runs(targetQuerier) {
+	if gateway == nil && !a.cfg.runs(targetQuerier) && !a.cfg.runs(targetRuler) {
 		return nil, nil //nolint:nilnil // nobody asks
 	}
 	r, err := p.cluster.RingOfAny(targetStoreGateway)

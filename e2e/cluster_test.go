@@ -26,7 +26,8 @@ type cluster struct {
 	name string   // no other cluster on this machine has its label
 	net  *network // between the members; nil: nothing in between
 
-	smallDisks bool // see disk_linux_test.go
+	smallDisks bool     // see disk_linux_test.go
+	set        []string // of all processes, as path=value
 
 	mu    sync.Mutex
 	nodes []*node
@@ -60,7 +61,7 @@ const (
 // The parts that processes of a cluster run, and what a story calls those.
 var targets = map[string]string{
 	"node": "all", "ingester": "ingester", "distributor": "distributor", "querier": "querier",
-	"gateway": "storegateway", "writer": "write", "reader": "read", "backend": "backend",
+	"gateway": "storegateway", "ruler": "ruler", "writer": "write", "reader": "read", "backend": "backend",
 }
 
 func (n *node) ingests() bool {
@@ -73,6 +74,11 @@ func (n *node) distributes() bool {
 
 func (n *node) queries() bool {
 	return slices.Contains([]string{"node", "querier", "reader"}, n.role)
+}
+
+// rules says that it has a ruler.
+func (n *node) rules() bool {
+	return slices.Contains([]string{"node", "ruler", "backend"}, n.role)
 }
 
 // keepsBlocks says that it has a store gateway.
@@ -160,7 +166,7 @@ func (c *cluster) configure(group []*node) {
 	for _, n := range group {
 		n.url = fmt.Sprintf("http://127.0.0.1:%d", n.http)
 		n.web.url = n.url
-		n.set = []string{
+		n.set = append([]string{
 			"target=" + targets[n.role],
 			fmt.Sprintf("server.http_listen_address=127.0.0.1:%d", n.http),
 			fmt.Sprintf("server.grpc_listen_address=127.0.0.1:%d", n.grpc),
@@ -174,7 +180,7 @@ func (c *cluster) configure(group []*node) {
 			"bucket.filesystem.dir=" + filepath.Join(c.dir, "bucket"+n.label),
 			"querier.refresh_interval=2s",
 			"limits.tenants.own={own_head: true}",
-		}
+		}, c.set...)
 	}
 }
 

@@ -2,6 +2,7 @@ package ruler
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,7 +61,7 @@ func newRunner(work context.Context, r *Ruler, id tenant.ID, name groupName, slo
 		Context:              tenant.WithID(work, id),
 		Appendable:           appendable{g},
 		Queryable:            watched{g},
-		Logger:               r.logger.With("tenant", id),
+		Logger:               slog.New(quiet{r.logger.With("tenant", id).Handler()}),
 		OutageTolerance:      outageTolerance,
 		ForGracePeriod:       0, // an alert that was about to fire when it moved does not wait again
 		ResendDelay:          resendDelay,
