@@ -26,8 +26,8 @@ type cluster struct {
 	name string   // no other cluster on this machine has its label
 	net  *network // between the members; nil: nothing in between
 
+	set        []string // for every process
 	smallDisks bool     // see disk_linux_test.go
-	set        []string // of all processes, as path=value
 
 	mu    sync.Mutex
 	nodes []*node
@@ -166,7 +166,7 @@ func (c *cluster) configure(group []*node) {
 	for _, n := range group {
 		n.url = fmt.Sprintf("http://127.0.0.1:%d", n.http)
 		n.web.url = n.url
-		n.set = append([]string{
+		n.set = []string{
 			"target=" + targets[n.role],
 			fmt.Sprintf("server.http_listen_address=127.0.0.1:%d", n.http),
 			fmt.Sprintf("server.grpc_listen_address=127.0.0.1:%d", n.grpc),
@@ -180,7 +180,8 @@ func (c *cluster) configure(group []*node) {
 			"bucket.filesystem.dir=" + filepath.Join(c.dir, "bucket"+n.label),
 			"querier.refresh_interval=2s",
 			"limits.tenants.own={own_head: true}",
-		}, c.set...)
+		}
+		n.set = append(n.set, c.set...)
 	}
 }
 
