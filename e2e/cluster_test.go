@@ -61,7 +61,7 @@ const (
 // The parts that processes of a cluster run, and what a story calls those.
 var targets = map[string]string{
 	"node": "all", "ingester": "ingester", "distributor": "distributor", "querier": "querier",
-	"gateway": "storegateway", "writer": "write", "reader": "read", "backend": "backend",
+	"gateway": "storegateway", "ruler": "ruler", "writer": "write", "reader": "read", "backend": "backend",
 }
 
 func (n *node) ingests() bool {
@@ -74,6 +74,11 @@ func (n *node) distributes() bool {
 
 func (n *node) queries() bool {
 	return slices.Contains([]string{"node", "querier", "reader"}, n.role)
+}
+
+// rules says that it has a ruler.
+func (n *node) rules() bool {
+	return slices.Contains([]string{"node", "ruler", "backend"}, n.role)
 }
 
 // keepsBlocks says that it has a store gateway.
