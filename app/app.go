@@ -208,6 +208,12 @@ func (a *App) buildBackend(b bucket.Bucket, peers *peers, dist *distributor.Dist
 			return err
 		}
 	}
+	if err := a.findRulers(peers); err != nil {
+		return err
+	}
+	if quer != nil {
+		quer.TellOf(a.beside(peers))
+	}
 	if a.cfg.runs(targetRuler) {
 		return a.addRuler(b, peers, place, dist, quer)
 	}
@@ -232,7 +238,6 @@ func (a *App) buildReaders(b bucket.Bucket, peers *peers) (*querier.Querier, err
 		return nil, err
 	}
 	cfg.Querier.Version = version.Version
-	cfg.Querier.Rules = cfg.runs(targetRuler) || peers.cluster != nil
 	quer, err := querier.New(cfg.Querier, peers.reads, stored, limits, logger, a.reg)
 	if err != nil {
 		return nil, fmt.Errorf("build the querier: %w", err)

@@ -37,10 +37,6 @@ type Config struct {
 	// Version is what the program calls itself in status/buildinfo. The app
 	// sets it.
 	Version string `yaml:"-"`
-
-	// Rules says that a ruler answers beside the querier, which status/buildinfo
-	// tells. The app sets it.
-	Rules bool `yaml:"-"`
 }
 
 // DefaultConfig is that of Prometheus.

@@ -68,7 +68,7 @@ func New(cfg Config, o Options, logger *slog.Logger, reg prometheus.Registerer) 
 	for n := range r.shards {
 		r.shards[n].Store(newShard())
 	}
-	r.plans.Store(&planLimits{})
+	r.plans.Store(r.planLimits(nil))
 	if o.FirstToken {
 		r.firstToken = filepath.Join(o.DataDir, operatorTokenFile)
 	}
@@ -95,6 +95,7 @@ func (r *Registry) start(ctx context.Context) error {
 		r.logger.Warn("registry of tenants not read from the bucket, will retry", "copy_on_disk", r.readCopies(), "err", err)
 	}
 	r.metrics.load.Set(time.Since(began).Seconds())
+	r.warnOfHiddenPlans()
 	r.makeFirstToken(ctx)
 	return ctx.Err()
 }
