@@ -43,8 +43,8 @@ bench-cluster: build ## what a sample costs in a cluster that holds three copies
 	go build -o $(TOOLS)/bench ./bench
 	$(TOOLS)/bench -only write,cluster $(BENCH_FLAGS)
 
-bench-stored: ## queries of stored blocks beside Prometheus on the same blocks: 20,000 series for 30 days, 10,000 pooled tenants
-	go test ./storegateway -run '^$$' -bench Stored -benchtime 20x -timeout 30m -args -stored.series 20000 -stored.days 30 -stored.pooled 10000
+bench-stored: ## queries of stored blocks beside Prometheus on the same blocks: 100,000 series for 30 days, one sample each five minutes, 10,000 pooled tenants
+	go test ./storegateway -run '^$$' -bench Stored -benchtime 1x -timeout 60m -args -stored.series 100000 -stored.days 30 -stored.step 5m -stored.pooled 10000
 
 bench-requests: ## what a cluster asks of the bucket in a day, by component; a larger day than the test's
 	go test ./app -run RequestsOfADay -v -count 1 -timeout 60m -args -day.tenants 2000 -day.series 5
