@@ -45,7 +45,7 @@ type node struct {
 	http, grpc, gossip int // ports
 	host               string
 
-	since time.Time // of its last start
+	since time.Time // of its last start, or of when a cut was healed
 	pid   atomic.Int64
 	state atomic.Int32 // what has been done to it
 }
@@ -61,7 +61,7 @@ const (
 // The parts that processes of a cluster run, and what a story calls those.
 var targets = map[string]string{
 	"node": "all", "ingester": "ingester", "distributor": "distributor", "querier": "querier",
-	"gateway": "storegateway", "writer": "write", "reader": "read", "backend": "backend",
+	"gateway": "storegateway", "ruler": "ruler", "writer": "write", "reader": "read", "backend": "backend",
 }
 
 func (n *node) ingests() bool {
@@ -76,9 +76,19 @@ func (n *node) queries() bool {
 	return slices.Contains([]string{"node", "querier", "reader"}, n.role)
 }
 
+// rules says that it has a ruler.
+func (n *node) rules() bool {
+	return slices.Contains([]string{"node", "ruler", "backend"}, n.role)
+}
+
 // keepsBlocks says that it has a store gateway.
 func (n *node) keepsBlocks() bool {
 	return slices.Contains([]string{"node", "gateway", "backend"}, n.role)
+}
+
+// alerts says that it has a ruler and an alertmanager.
+func (n *node) alerts() bool {
+	return slices.Contains([]string{"node", "backend"}, n.role)
 }
 
 var clusters atomic.Int32

@@ -42,6 +42,8 @@ func startPrometheus(t testing.TB, config string) *realPrometheus {
 	if path == "" {
 		path = filepath.Join("..", ".cache", "prometheus")
 	}
+	path, err := filepath.Abs(path)
+	require.NoError(t, err)
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("no Prometheus: %v (make tools builds it)", err)
 	}
@@ -51,9 +53,10 @@ func startPrometheus(t testing.TB, config string) *realPrometheus {
 	out, err := os.Create(p.logFile)
 	require.NoError(t, err)
 	defer out.Close()
-	p.cmd = exec.Command(path, "--config.file="+filepath.Join(dir, "config.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
+	// Where it runs is where its rule files are, and their names are short.
+	p.cmd = exec.Command(path, "--config.file=config.yml", "--web.enable-remote-write-receiver", "--storage.tsdb.path="+filepath.Join(dir, "data"),
 		"--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage,metadata-wal-records,promql-experimental-functions")
-	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, out, out
 	p.exited = spawn(t, p.cmd)
 	t.Cleanup(p.stop)
 	until(t, patience, "Prometheus to be ready", p.ready)

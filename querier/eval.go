@@ -20,7 +20,8 @@ import (
 // tenant has as its limit of samples, so few.
 const maxEngines = 64
 
-func newParser() parser.Parser {
+// NewParser makes what reads expressions, with all that Hearth has switched on.
+func NewParser() parser.Parser {
 	return parser.NewParser(parser.Options{
 		EnableExperimentalFunctions:  true,
 		ExperimentalDurationExpr:     true,

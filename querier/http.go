@@ -43,10 +43,14 @@ var (
 // reached.
 func (q *Querier) endpoints() []endpoint {
 	api := q.newAPI()
-	buildInfo := api
-	if q.cfg.Rules {
-		buildInfo = compressed(q.serveBuildInfo)
-	}
+	withRules := compressed(q.serveBuildInfo)
+	buildInfo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if q.beside().Rules {
+			withRules.ServeHTTP(w, r)
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
 	return []endpoint{
 		{path: "/query", name: "query", methods: getOrPost, handler: api, queued: true, fail: writeError},
 		{path: "/query_range", name: "query_range", methods: getOrPost, handler: api, queued: true, fail: writeError},
