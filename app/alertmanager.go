@@ -49,7 +49,7 @@ func (a *App) addAlertmanager(b bucket.Bucket, place *alertmanager.Place, member
 	if cfg.ExternalURL == "" {
 		cfg.ExternalURL = a.scheme() + "://" + reachable(a.cfg.Server.HTTPListenAddress) + "/alertmanager"
 	}
-	am, err := alertmanager.New(cfg, b, place, a.registry.Limits, a.logger, a.reg)
+	am, err := alertmanager.New(cfg, bucket.For(b, targetAlertmanager), place, a.registry.Limits, a.logger, a.reg)
 	if err != nil {
 		return fmt.Errorf("build the alertmanager: %w", err)
 	}

@@ -140,10 +140,10 @@ func (a *App) build(reg prometheus.Registerer) error {
 	a.http = a.newHTTPServer()
 	a.grpc, a.health = newGRPCServer(a.transport)
 
-	a.parts = append(a.parts, part{"bucket", services.NewBasicService(nil, a.lookAt(b), nil)})
+	a.parts = append(a.parts, part{"bucket", services.NewBasicService(nil, a.lookAt(bucket.For(b, "start")), nil)})
 	var ing *ingester.Ingester
 	if cfg.runs(targetIngester) {
-		if ing, err = ingester.New(cfg.Ingester, cfg.DataDir, b, limits, logger, reg); err != nil {
+		if ing, err = ingester.New(cfg.Ingester, cfg.DataDir, bucket.For(b, targetIngester), limits, logger, reg); err != nil {
 			return fmt.Errorf("build the ingester: %w", err)
 		}
 		ing.RegisterRoutes(a.operators)
@@ -188,7 +188,7 @@ func (a *App) build(reg prometheus.Registerer) error {
 // the ruler, which tells that one what fires.
 func (a *App) buildBackend(b bucket.Bucket, peers *peers, dist *distributor.Distributor, quer *querier.Querier) error {
 	if a.cfg.runs(targetCompactor) {
-		comp, err := compactor.New(a.cfg.Compactor, a.cfg.DataDir, b, a.registry.Limits, a.logger, a.reg)
+		comp, err := compactor.New(a.cfg.Compactor, a.cfg.DataDir, bucket.For(b, targetCompactor), a.registry.Limits, a.logger, a.reg)
 		if err != nil {
 			return fmt.Errorf("build the compactor: %w", err)
 		}
@@ -227,12 +227,12 @@ func (a *App) buildReaders(b bucket.Bucket, peers *peers) (*querier.Querier, err
 	var gateway *storegateway.Gateway
 	var err error
 	if cfg.runs(targetStoreGateway) {
-		if gateway, err = storegateway.New(cfg.StoreGateway, cfg.DataDir, b, limits, logger, a.reg); err != nil {
+		if gateway, err = storegateway.New(cfg.StoreGateway, cfg.DataDir, bucket.For(b, targetStoreGateway), limits, logger, a.reg); err != nil {
 			return nil, fmt.Errorf("build the store gateway: %w", err)
 		}
 		a.parts = append(a.parts, part{"storegateway", gateway})
 	}
-	list := querier.NewCatalogue(cfg.Querier, b, logger, a.reg)
+	list := querier.NewCatalogue(cfg.Querier, bucket.For(b, targetQuerier), logger, a.reg)
 	stored, err := a.findGateways(peers, gateway, list)
 	if err != nil || (!cfg.runs(targetQuerier) && !cfg.runs(targetRuler)) {
 		return nil, err

@@ -49,7 +49,7 @@ func (a *App) beside(p *peers) func() querier.Beside {
 // its distributor, one of all rulers where there are others.
 func (a *App) addRuler(b bucket.Bucket, p *peers, place *alertmanager.Place, dist *distributor.Distributor, quer *querier.Querier) error {
 	parts := ruler.Parts{
-		Bucket: b, Engine: quer.Engine(), Data: quer.Queryable(), Parser: quer.Parser(),
+		Bucket: bucket.For(b, targetRuler), Engine: quer.Engine(), Data: quer.Queryable(), Parser: quer.Parser(),
 		Writes: dist, Limits: a.registry.Limits, Status: a.statusOf,
 	}
 	if place != nil {

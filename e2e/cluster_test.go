@@ -45,7 +45,7 @@ type node struct {
 	http, grpc, gossip int // ports
 	host               string
 
-	since time.Time // of its last start
+	since time.Time // of its last start, or of when a cut was healed
 	pid   atomic.Int64
 	state atomic.Int32 // what has been done to it
 }
@@ -84,6 +84,11 @@ func (n *node) rules() bool {
 // keepsBlocks says that it has a store gateway.
 func (n *node) keepsBlocks() bool {
 	return slices.Contains([]string{"node", "gateway", "backend"}, n.role)
+}
+
+// alerts says that it has a ruler and an alertmanager.
+func (n *node) alerts() bool {
+	return slices.Contains([]string{"node", "backend"}, n.role)
 }
 
 var clusters atomic.Int32

@@ -72,7 +72,7 @@ type Token struct {
 	LabelPolicy string    `json:"label_policy,omitempty"` // a selector that every read is narrowed by
 	ExpiresAt   time.Time `json:"expires_at,omitzero"`
 	CreatedAt   time.Time `json:"created_at"`
-	LastUsedAt  time.Time `json:"last_used_at,omitzero"` // coarse: an hour
+	LastUsedAt  time.Time `json:"last_used_at,omitzero"` // coarse: a day
 	Version     int64     `json:"version"`
 }
 
