@@ -12,7 +12,7 @@ LDFLAGS  := -s -w -X $(about).Version=$(VERSION) -X $(about).Revision=$(REVISION
 TOOLS := $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test e2e bench bench-cluster bench-stored bench-requests lint fmt docs check-docs check-chart vet race tools clean
+.PHONY: help build run demo test e2e bench bench-cluster bench-stored bench-requests bench-rules lint fmt docs check-docs check-chart vet race tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -49,6 +49,9 @@ bench-stored: ## queries of stored blocks beside Prometheus on the same blocks: 
 bench-requests: ## what a cluster asks of the bucket in a day, by component; a larger day than the test's
 	go test ./app -run RequestsOfADay -v -count 1 -timeout 60m -args -day.tenants 2000 -day.series 5
 
+bench-rules: ## 5,000 tenants with three rules each in one process, for some minutes: CPU, memory, how late evaluations are
+	go test ./app -run '^$$' -bench BenchmarkRules -benchtime 3x -timeout 30m
+
 lint: $(TOOLS)/golangci-lint ## style and likely mistakes; each rule has its reason in .golangci.yml
 	$(TOOLS)/golangci-lint run ./...
 
@@ -67,12 +70,12 @@ check-docs: ## fail if a generated document is not current
 check-chart: build ## render the Helm chart with Helm's engine, and hold it against Kubernetes' types and hearth
 	cd tools/helm && HEARTH_BIN=$(CURDIR)/bin/hearth go test -count 1 ./...
 
-tools: $(TOOLS)/prometheus ## the real Prometheus for demo and e2e, in .cache
+tools: $(TOOLS)/prometheus $(TOOLS)/promtool ## the real Prometheus for demo and e2e, in .cache
 
 # Built from the module that Hearth links, without service discovery, which
 # would be most of the build.
-$(TOOLS)/prometheus: tools/prometheus/go.mod tools/prometheus/go.sum
-	cd tools/prometheus && go build -ldflags '-s -w' -tags remove_all_sd -o $@ github.com/prometheus/prometheus/cmd/prometheus
+$(TOOLS)/prometheus $(TOOLS)/promtool: tools/prometheus/go.mod tools/prometheus/go.sum
+	cd tools/prometheus && go build -ldflags '-s -w' -tags remove_all_sd -o $@ github.com/prometheus/prometheus/cmd/$(@F)
 
 $(TOOLS)/golangci-lint: tools/lint/go.mod tools/lint/go.sum
 	cd tools/lint && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint

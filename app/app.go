@@ -195,7 +195,7 @@ func (a *App) buildBackend(b bucket.Bucket, peers *peers, dist *distributor.Dist
 		if err := a.shareCompactions(peers, comp); err != nil {
 			return err
 		}
-		comp.DeleteFor(a.registry)
+		comp.DeleteFor(forgetful{a.registry, b})
 		a.parts = append(a.parts, part{"compactor", comp})
 		comp.RegisterRoutes(a.doors.of(tenant.Admin))
 	}

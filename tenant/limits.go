@@ -54,10 +54,11 @@ type Limits struct {
 	MaxQueries         int            `yaml:"max_concurrent_queries"`    // running at once, per querier; more wait, then 429
 
 	// What rules a tenant may have, and where its alerts go. Used by the ruler.
-	MaxRuleGroups    int            `yaml:"max_rule_groups"`     // in all namespaces
-	MaxRulesPerGroup int            `yaml:"max_rules_per_group"` // in one group
-	RuleQueryOffset  model.Duration `yaml:"rule_query_offset"`   // how far in the past rules are evaluated, so that late samples count; a group's query_offset goes first
-	AlertmanagerURLs string         `yaml:"alertmanager_urls"`   // Alertmanagers outside of Hearth that get the tenant's alerts, all of a cluster, separated by commas; empty: the tenant's own
+	MaxRuleGroups     int            `yaml:"max_rule_groups"`     // in all namespaces
+	MaxRulesPerGroup  int            `yaml:"max_rules_per_group"` // in one group
+	RuleSourceTenants string         `yaml:"rule_source_tenants"` // whose data a group may read by source_tenants, besides the tenant's own: ids separated by commas, or * for anybody's; empty: nobody's
+	RuleQueryOffset   model.Duration `yaml:"rule_query_offset"`   // how far in the past rules are evaluated, so that late samples count; a group's query_offset goes first
+	AlertmanagerURLs  string         `yaml:"alertmanager_urls"`   // Alertmanagers outside of Hearth that get the tenant's alerts, all of a cluster, separated by commas; empty: the tenant's own
 
 	// What the tenant's Alertmanager holds and sends. Checked by the alertmanager.
 	MaxAlertConfigSize   int     `yaml:"max_alertmanager_config_size"`   // bytes of alertmanager_config
