@@ -64,12 +64,12 @@ check-docs: ## fail if a generated document is not current
 check-chart: build ## render the Helm chart with Helm's engine, and hold it against Kubernetes' types and hearth
 	cd tools/helm && HEARTH_BIN=$(CURDIR)/bin/hearth go test -count 1 ./...
 
-tools: $(TOOLS)/prometheus ## the real Prometheus for demo and e2e, in .cache
+tools: $(TOOLS)/prometheus $(TOOLS)/promtool ## the real Prometheus for demo and e2e, in .cache
 
 # Built from the module that Hearth links, without service discovery, which
 # would be most of the build.
-$(TOOLS)/prometheus: tools/prometheus/go.mod tools/prometheus/go.sum
-	cd tools/prometheus && go build -ldflags '-s -w' -tags remove_all_sd -o $@ github.com/prometheus/prometheus/cmd/prometheus
+$(TOOLS)/prometheus $(TOOLS)/promtool: tools/prometheus/go.mod tools/prometheus/go.sum
+	cd tools/prometheus && go build -ldflags '-s -w' -tags remove_all_sd -o $@ github.com/prometheus/prometheus/cmd/$(@F)
 
 $(TOOLS)/golangci-lint: tools/lint/go.mod tools/lint/go.sum
 	cd tools/lint && go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint

@@ -34,6 +34,7 @@ func commands() map[string]map[string]func(*caller, []string) error {
 		"plan":   {"set": planSet, "list": planList, "delete": planDelete},
 		"usage":  {"show": usageShow},
 		"audit":  {"show": auditShow},
+		"blocks": {"upload": blocksUpload, "list": blocksList, "verify": blocksVerify, "copy": blocksCopy, "mark": blocksMark, "export": blocksExport},
 	}
 }
 
@@ -70,17 +71,32 @@ func runCommand(args []string, stdout, stderr io.Writer) (code int, ok bool) {
 
 var errUsage = errors.New("wrong use")
 
-// flags are what every subcommand has.
+// flags are what every client of the API has.
 func (c *caller) flags(name string) *flag.FlagSet {
-	fs := flag.NewFlagSet("hearth "+name, flag.ContinueOnError)
+	fs := c.plainFlags(name)
 	fs.StringVar(&c.addr, "address", envOr("HEARTH_ADDRESS", "http://127.0.0.1:9009"), "`URL` of Hearth; also HEARTH_ADDRESS")
 	fs.StringVar(&c.tokenFile, "token-file", os.Getenv("HEARTH_TOKEN_FILE"), "`file` with an operator's token; also HEARTH_TOKEN_FILE. The token itself can be in HEARTH_TOKEN")
+	return fs
+}
+
+// plainFlags are those of commands that do not speak to a running Hearth.
+func (c *caller) plainFlags(name string) *flag.FlagSet {
+	fs := flag.NewFlagSet("hearth "+name, flag.ContinueOnError)
 	fs.StringVar(&c.output, "o", "table", "how to print: table or json")
 	return fs
 }
 
 // parse parses flags, which may stand before and after the names.
 func (c *caller) parse(fs *flag.FlagSet, args []string, names int) ([]string, error) {
+	got, err := c.parseAny(fs, args)
+	if err == nil && len(got) != names {
+		err = fmt.Errorf("%w: want %d names, got %d", errUsage, names, len(got))
+	}
+	return got, err
+}
+
+// parseAny is parse for any number of names.
+func (c *caller) parseAny(fs *flag.FlagSet, args []string) ([]string, error) {
 	var got []string
 	for len(args) > 0 {
 		if err := fs.Parse(args); err != nil {
@@ -93,10 +109,7 @@ func (c *caller) parse(fs *flag.FlagSet, args []string, names int) ([]string, er
 			got, args = append(got, args[0]), args[1:]
 		}
 	}
-	switch {
-	case len(got) != names:
-		return nil, fmt.Errorf("%w: want %d names, got %d", errUsage, names, len(got))
-	case c.output != "table" && c.output != "json":
+	if c.output != "table" && c.output != "json" {
 		return nil, fmt.Errorf("%w: -o: want table or json, got %q", errUsage, c.output)
 	}
 	return got, nil
