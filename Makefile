@@ -12,7 +12,7 @@ LDFLAGS  := -s -w -X $(about).Version=$(VERSION) -X $(about).Revision=$(REVISION
 TOOLS := $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test e2e bench bench-cluster bench-stored lint fmt docs check-docs check-chart vet race tools clean
+.PHONY: help build run demo test e2e bench bench-cluster bench-stored bench-requests lint fmt docs check-docs check-chart vet race tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,6 +45,9 @@ bench-cluster: build ## what a sample costs in a cluster that holds three copies
 
 bench-stored: ## queries of stored blocks beside Prometheus on the same blocks: 20,000 series for 30 days, 10,000 pooled tenants
 	go test ./storegateway -run '^$$' -bench Stored -benchtime 20x -timeout 30m -args -stored.series 20000 -stored.days 30 -stored.pooled 10000
+
+bench-requests: ## what a cluster asks of the bucket in a day, by component; a larger day than the test's
+	go test ./app -run RequestsOfADay -v -count 1 -timeout 60m -args -day.tenants 2000 -day.series 5
 
 lint: $(TOOLS)/golangci-lint ## style and likely mistakes; each rule has its reason in .golangci.yml
 	$(TOOLS)/golangci-lint run ./...

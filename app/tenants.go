@@ -15,7 +15,7 @@ import (
 // knowTenants makes the registry and the door that asks it.
 func (a *App) knowTenants(b bucket.Bucket) (err error) {
 	a.registry, err = tenant.New(a.cfg.Tenants, tenant.Options{
-		Limits: a.cfg.Limits, Bucket: b, DataDir: a.cfg.DataDir, FirstToken: a.cfg.Auth.Mode == tenant.ModeToken,
+		Limits: a.cfg.Limits, Bucket: bucket.For(b, "tenants"), DataDir: a.cfg.DataDir, FirstToken: a.cfg.Auth.Mode == tenant.ModeToken,
 	}, a.logger, a.reg)
 	if err != nil {
 		return fmt.Errorf("build the registry of tenants: %w", err)
@@ -52,7 +52,7 @@ func (a *App) howToSay() string {
 // meterTenants counts what tenants use, and serves the API. ing is nil where
 // there is no ingester.
 func (a *App) meterTenants(b bucket.Bucket, ing *ingester.Ingester) error {
-	o := meter.Options{Bucket: b, Instance: a.cfg.Instance.ID, Replicas: 1}
+	o := meter.Options{Bucket: bucket.For(b, "meter"), Instance: a.cfg.Instance.ID, Replicas: 1}
 	if o.Instance == "" {
 		var err error
 		if o.Instance, err = os.Hostname(); err != nil {

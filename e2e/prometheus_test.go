@@ -42,6 +42,8 @@ func realTool(t testing.TB, name string) string {
 	if p := os.Getenv("HEARTH_E2E_PROMETHEUS"); p != "" {
 		path = filepath.Join(filepath.Dir(p), name)
 	}
+	path, err := filepath.Abs(path)
+	require.NoError(t, err)
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("no %s: %v (make tools builds it)", name, err)
 	}
@@ -65,10 +67,11 @@ func prometheusIn(t testing.TB, dir, config string, more ...string) *realPrometh
 	out, err := os.Create(p.logFile)
 	require.NoError(t, err)
 	defer out.Close()
-	args := []string{"--config.file=" + filepath.Join(dir, "config.yml"), "--storage.tsdb.path=" + filepath.Join(dir, "data"),
+	// Where it runs is where its rule files are, and their names are short.
+	args := []string{"--config.file=config.yml", "--web.enable-remote-write-receiver", "--storage.tsdb.path=" + filepath.Join(dir, "data"),
 		"--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage,metadata-wal-records,promql-experimental-functions"}
 	p.cmd = exec.Command(path, append(args, more...)...)
-	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, out, out
 	p.exited = spawn(t, p.cmd)
 	t.Cleanup(p.stop)
 	until(t, patience, "Prometheus to be ready", p.ready)

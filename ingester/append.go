@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -34,6 +35,7 @@ type appending struct {
 	m       *member
 	limits  *tenant.Limits
 	r       *wire.Request
+	naming  bool  // holds m.naming, and so may name series
 	newest  int64 // of the tenant, before this push
 	maxT    int64 // of this push
 	pool    target
@@ -48,6 +50,7 @@ type target struct {
 	head      *head
 	app       storage.AppenderV2  // nil: nothing appended yet
 	refs      []storage.SeriesRef // of the request's series in this head, 0 where not known
+	named     []int               // series whose references the head has told this push
 	exemplars []pendingExemplar
 }
 
@@ -64,16 +67,55 @@ func (a *appending) begin(i *Ingester, m *member, limits *tenant.Limits, r *wire
 }
 
 func (a *appending) release() {
-	clear(a.pool.exemplars)
-	clear(a.own.exemplars)
 	clear(a.labels)
 	*a = appending{
-		pool:    target{exemplars: a.pool.exemplars[:0], refs: a.pool.refs[:0]},
-		own:     target{exemplars: a.own.exemplars[:0], refs: a.own.refs[:0]},
+		pool:    a.pool.emptied(),
+		own:     a.own.emptied(),
 		labels:  a.labels[:0],
 		builder: a.builder,
 	}
 	appendings.Put(a)
+}
+
+func (tg *target) emptied() target {
+	clear(tg.exemplars)
+	return target{exemplars: tg.exemplars[:0], refs: tg.refs[:0], named: tg.named[:0]}
+}
+
+// errUnnamed ends a push that has to name a series and may not yet.
+var errUnnamed = errors.New("BUG: a push must hold the tenant's naming to name series")
+
+// store appends and commits the whole request.
+//
+// The TSDB writes the record of a new series to its log with the commit of the
+// push that created it. Another push that meets the series before that would
+// log its samples in front of the record, where a replay drops them. So those
+// pushes of a tenant that name series take turns, from before the first append
+// to behind the commit, and only then others find the references. Whether a
+// push is one of them shows when it has begun, so it begins anew. It takes its
+// turn before it holds a head: waiting with one in hand, for a push that waits
+// for exclusive, would be for ever.
+func (a *appending) store() error {
+	err := a.tryStore()
+	if !errors.Is(err, errUnnamed) {
+		return err
+	}
+	a.m.naming.Lock()
+	defer a.m.naming.Unlock()
+	a.pool, a.own = a.pool.emptied(), a.own.emptied()
+	a.begin(a.i, a.m, a.limits, a.r)
+	a.naming = true
+	return a.tryStore()
+}
+
+func (a *appending) tryStore() error {
+	for s := range a.r.Series {
+		if err := a.series(s); err != nil {
+			a.rollback()
+			return err
+		}
+	}
+	return a.commit()
 }
 
 // target opens the head that a sample of time t belongs to.
@@ -98,6 +140,9 @@ func (a *appending) target(t int64) (*target, error) {
 	}
 	tg.head, tg.app = h, h.db.AppenderV2(context.Background()) // a push is short, and half of one is no use
 	tg.refs = h.refs.lookup(a.r.Series, tg.refs[:0])
+	if !a.naming && slices.Contains(tg.refs, 0) {
+		return nil, errUnnamed
+	}
 	return tg, nil
 }
 
@@ -178,14 +223,17 @@ func (a *appending) sample(n int, t int64, v float64, h *histogram.Histogram, fh
 	return 0, a.refuse(n, t, err)
 }
 
-// appendNamed appends by labels and remembers the reference.
+// appendNamed appends by labels and keeps the reference for the commit.
 func (a *appending) appendNamed(tg *target, n int, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, o storage.AOptions) (storage.SeriesRef, error) {
+	if !a.naming { // the reference that was known is no more
+		return 0, errUnnamed
+	}
 	a.labels = a.r.Labels(n, a.labels[:0])
 	ls := tg.head.labels(&a.builder, a.m.id, a.labels)
 	ref, err := tg.app.Append(0, ls, 0, t, v, h, fh, o)
 	if ref != 0 {
 		tg.refs[n] = ref
-		tg.head.refs.put(a.r.Series[n].Key, ref)
+		tg.named = append(tg.named, n)
 	}
 	return ref, err
 }
@@ -296,6 +344,9 @@ func (a *appending) finish(tg *target, app storage.AppenderV2, commit bool) erro
 	}
 	if err := app.Commit(); err != nil {
 		return err
+	}
+	for _, n := range tg.named {
+		tg.head.refs.put(a.r.Series[n].Key, tg.refs[n])
 	}
 	tg.head.appended.Store(a.m.pushed.Load())
 	return a.commitExemplars(tg)

@@ -39,13 +39,7 @@ func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.
 	a := appendings.Get().(*appending)
 	defer a.release()
 	a.begin(i, m, limits, r)
-	for s := range r.Series {
-		if err := a.series(s); err != nil {
-			a.rollback()
-			return wire.Pushed{}, i.storageError(id, err)
-		}
-	}
-	if err := a.commit(); err != nil {
+	if err := a.store(); err != nil {
 		return wire.Pushed{}, i.storageError(id, err)
 	}
 	i.count(&a.pushed)

@@ -2,8 +2,10 @@ package ingester
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hearth-metrics/hearth/bucket"
@@ -49,6 +52,41 @@ func TestPushIsReadBackAndSurvivesRestart(t *testing.T) {
 		require.Equal(t, want, n.read("a"))
 		n.push("a", series(`up{job="y"}`, at(b+1000, 4)))
 		require.Equal(t, int64(2), n.knownMember("a").series.Load(), "series are counted after a restart")
+	})
+}
+
+// Pushes that bring the same new series at the same time are all stored for
+// good: a sample is behind the record of its series in the log, whoever wrote
+// that.
+func TestSeriesCreatedByManyPushesAtOnceSurvivesRestart(t *testing.T) {
+	inBothHeads(t, func(t *testing.T, n *node) {
+		n.limits.Defaults.OutOfOrderWindow = model.Duration(time.Hour)
+		n.start()
+		const rounds, senders, width = 40, 4, 50
+		b := base()
+		for round := range rounds {
+			var all sync.WaitGroup
+			begin := make(chan struct{})
+			for sender := range senders {
+				var ts []prompb.TimeSeries
+				for k := range width {
+					ts = append(ts, series(fmt.Sprintf(`up{round="%d",k="%d"}`, round, k), at(b+int64(sender), float64(sender))))
+				}
+				r := request(t, "a", ts...)
+				all.Go(func() {
+					<-begin
+					p, err := n.Push(context.Background(), "a", r)
+					assert.NoError(t, err)
+					assert.Equal(t, width, p.Samples)
+				})
+			}
+			close(begin)
+			all.Wait()
+		}
+		want := n.read("a")
+		require.Len(t, want, rounds*width)
+		n.restart()
+		require.Equal(t, want, n.read("a"))
 	})
 }
 

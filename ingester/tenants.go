@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,7 @@ type member struct {
 	newest atomic.Int64 // ms; newest sample stored since start, math.MinInt64 for none
 	pushed atomic.Int64 // ms of the wall clock; the last push
 	series atomic.Int64 // in memory, in all heads
+	naming sync.Mutex   // see store
 	meta   metadataStore
 }
 

@@ -20,7 +20,8 @@ import (
 // tenant has as its limit of samples, so few.
 const maxEngines = 64
 
-func newParser() parser.Parser {
+// NewParser makes what reads expressions, with all that Hearth has switched on.
+func NewParser() parser.Parser {
 	return parser.NewParser(parser.Options{
 		EnableExperimentalFunctions:  true,
 		ExperimentalDurationExpr:     true,
@@ -71,16 +72,16 @@ func (e *engine) NewRangeQuery(ctx context.Context, from storage.Queryable, opts
 }
 
 func (e *engine) limited(ctx context.Context, prepare func(*promql.Engine) (promql.Query, error)) (promql.Query, error) {
-	id, err := tenant.FromContext(ctx)
+	who, err := e.q.whose(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := e.q.limits(id)
+	l := who.limits
 	qry, err := prepare(e.withMaxSamples(l.MaxSamplesPerQuery))
 	if err != nil {
 		return nil, err
 	}
-	ev := &evaluation{Query: qry, q: e.q, id: id, limits: l}
+	ev := &evaluation{Query: qry, q: e.q, id: who.name(), limits: l}
 	if stmt, ok := qry.Statement().(*parser.EvalStmt); ok {
 		ev.refusal = e.q.checkLength(l, stmt)
 	}

@@ -35,7 +35,7 @@ func (q *Querier) serveRead(w http.ResponseWriter, r *http.Request) {
 
 func (q *Querier) read(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
-	id, err := tenant.FromContext(ctx)
+	who, err := q.whose(ctx)
 	if err != nil {
 		return err
 	}
@@ -47,9 +47,8 @@ func (q *Querier) read(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return wire.Errorf(wire.Invalid, "err-read-request", "%v", err)
 	}
-	limits := q.limits(id)
 	for _, query := range req.Queries {
-		if err := q.checkSpan(limits, spanOf(query.StartTimestampMs, query.EndTimestampMs)); err != nil {
+		if err := q.checkSpan(who.limits, spanOf(query.StartTimestampMs, query.EndTimestampMs)); err != nil {
 			return err
 		}
 	}
@@ -61,9 +60,9 @@ func (q *Querier) read(w http.ResponseWriter, r *http.Request) error {
 	if answerAs == prompb.ReadRequest_STREAMED_XOR_CHUNKS {
 		err = q.readChunks(ctx, w, req)
 	} else {
-		err = q.readSamples(ctx, w, req, limits)
+		err = q.readSamples(ctx, w, req, who.limits)
 	}
-	return q.refineIn(ctx, id, err)
+	return q.refineIn(ctx, who.name(), err)
 }
 
 // readSamples collects the whole answer before it writes any of it, so the

@@ -9,6 +9,8 @@ import (
 
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hearth-metrics/hearth/ruler/rulefile"
 )
 
 func recording(name string, n int) string {
@@ -155,7 +157,7 @@ func FuzzParseGroup(f *testing.F) {
 		}
 		d := Document{}
 		d.set("ns", g)
-		if found, ok := d.find("ns", g.Name); !ok || !equal(&found, &g) {
+		if found, ok := d.find("ns", g.Name); !ok || !rulefile.Equal(&found, &g) {
 			t.Fatalf("%q is not found again", g.Name)
 		}
 	})

@@ -90,7 +90,7 @@ type groupName struct{ namespace, group string }
 
 const (
 	lookTick   = time.Second     // how soon a change of members is noticed
-	listTick   = 5 * time.Minute // how late a change is that nobody has told us of
+	listTick   = 30 * time.Minute // how late a change is that nobody has told us of
 	retryList  = 10 * time.Second
 	stopGrace  = 15 * time.Second // for evaluations that run when we stop
 	readsAtOne = 16               // documents read from the bucket at once

@@ -83,7 +83,7 @@ func (l load) Load(file string, ignore bool, scheme model.ValidationScheme) (*ru
 	if err != nil {
 		return nil, []error{err}
 	}
-	return &rulefmt.RuleGroups{Groups: []rulefmt.RuleGroup{g}}, nil
+	return &rulefmt.RuleGroups{Groups: []rulefmt.RuleGroup{g.RuleGroup}}, nil
 }
 
 func (load) Parse(expr string) (parser.Expr, error) {

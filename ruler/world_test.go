@@ -1,6 +1,7 @@
 package ruler
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -329,3 +330,21 @@ func (s *fakeStore) WatchKey(ctx context.Context, _ string, f func(any) bool) {
 }
 
 func asID(s string) tenant.ID { return tenant.ID(s) }
+
+// lockedBuffer is a log that may be read while it is written.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) bytes() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Clone(b.buf.Bytes())
+}

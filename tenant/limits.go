@@ -2,6 +2,8 @@ package tenant
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -127,12 +129,23 @@ func (l *Limits) Validate() error {
 	return nil
 }
 
-// LimitsConfig is where limits come from: what everyone has, and for some
-// tenants what replaces it. A tenant named in Tenants starts from Defaults, so
-// only what differs is written.
+// LimitsConfig is where limits come from: what everyone has, and for plans and
+// some tenants what replaces it. A plan or a tenant that is named here starts
+// from Defaults, so only what differs is written.
 type LimitsConfig struct {
-	Defaults Limits        `yaml:"defaults"`
-	Tenants  map[ID]Limits `yaml:"tenants"`
+	Defaults Limits            `yaml:"defaults"`
+	Plans    map[string]Limits `yaml:"plans"` // the same keys as `limits.defaults`, for the tenants that have the plan; a plan of this name that was made by the API does not count
+	Tenants  map[ID]Limits     `yaml:"tenants"`
+}
+
+// CheckPlans names the first plan whose name cannot be.
+func (c *LimitsConfig) CheckPlans() error {
+	for _, name := range slices.Sorted(maps.Keys(c.Plans)) {
+		if !planName.MatchString(name) {
+			return fmt.Errorf("limits.plans: want names of 1 to 63 letters, digits and _ . -, got %q", name)
+		}
+	}
+	return nil
 }
 
 // Of returns the limits of a tenant. It is cheap enough to be called on every

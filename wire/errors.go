@@ -45,6 +45,13 @@ func Errorf(k Kind, id, format string, args ...any) *UserError {
 	return &UserError{Kind: k, ID: id, Msg: fmt.Sprintf(format, args...)}
 }
 
+// About is the error with what it is about in front of its sentence.
+func (e *UserError) About(what string) *UserError {
+	about := *e
+	about.Msg = what + ": " + e.Msg
+	return &about
+}
+
 // Error is the sentence with the id behind it.
 func (e *UserError) Error() string { return e.Msg + " (" + e.ID + ")" }
 

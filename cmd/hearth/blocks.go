@@ -27,6 +27,13 @@ func untilSignal() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 }
 
+// blocksFlags are those of the commands that ask no running Hearth.
+func (c *caller) blocksFlags(name string) *flag.FlagSet {
+	fs := c.localFlags(name)
+	fs.StringVar(&c.output, "o", "table", "how to print: table or json")
+	return fs
+}
+
 // bucketFlags find a bucket by a configuration of Hearth.
 type bucketFlags struct{ source app.Source }
 
@@ -233,7 +240,7 @@ func msTime(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 
 func blocksList(c *caller, args []string) error {
 	var p place
-	fs := c.plainFlags("blocks list -tenant <id>")
+	fs := c.blocksFlags("blocks list -tenant <id>")
 	p.add(fs)
 	if _, err := c.parse(fs, args, 0); err != nil {
 		return err
@@ -269,7 +276,7 @@ func blocksList(c *caller, args []string) error {
 func blocksMark(c *caller, args []string) error {
 	var p place
 	var as, why string
-	fs := c.plainFlags("blocks mark -tenant <id> -as deletion|no-compact <block>...")
+	fs := c.blocksFlags("blocks mark -tenant <id> -as deletion|no-compact <block>...")
 	p.add(fs)
 	fs.StringVar(&as, "as", "", "deletion: to be removed, and left out of queries from now on; no-compact: read, but left alone by compactions")
 	fs.StringVar(&why, "reason", "by hand", "`text` for who finds the mark")

@@ -27,7 +27,7 @@ func blocksCopy(c *caller, args []string) error {
 	var from place
 	var to target
 	var o outside
-	fs := c.plainFlags("blocks copy -tenant <id>|-root -to-tenant <id> [<block>...]")
+	fs := c.blocksFlags("blocks copy -tenant <id>|-root -to-tenant <id> [<block>...]")
 	from.add(fs)
 	to.add(fs, "to-", "to copy to; without it the bucket is the same")
 	fs.StringVar(&to.tenant, "to-tenant", "", "the `tenant` to copy to; without it the same")
@@ -58,7 +58,7 @@ func blocksExport(c *caller, args []string) error {
 	var from place
 	var to folder
 	o := outside{how: "drop"}
-	fs := c.plainFlags("blocks export -tenant <id> -out <folder> [<block>...]")
+	fs := c.blocksFlags("blocks export -tenant <id> -out <folder> [<block>...]")
 	from.add(fs)
 	fs.StringVar(&to.dir, "out", "", "the `folder` to write blocks to")
 	names, err := c.parseAny(fs, args)

@@ -28,7 +28,7 @@ type verdict struct {
 // blocksVerify reads all of some blocks, in a bucket or in folders.
 func blocksVerify(c *caller, args []string) error {
 	var p place
-	fs := c.plainFlags("blocks verify -tenant <id> [<block>...], or hearth blocks verify <folder>...")
+	fs := c.blocksFlags("blocks verify -tenant <id> [<block>...], or hearth blocks verify <folder>...")
 	p.add(fs)
 	names, err := c.parseAny(fs, args)
 	if err != nil {
