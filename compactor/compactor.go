@@ -66,7 +66,7 @@ type Compactor struct {
 
 	mu      sync.Mutex
 	cleaned map[bucket.Key]cleaning // of each home, the last
-	homes   time.Time                // when the bucket was last searched for homes
+	homes   time.Time               // when the bucket was last searched for homes
 }
 
 // New makes a Compactor of the blocks in b. limits says how long a tenant's

@@ -32,7 +32,6 @@ const (
 // uploader brings blocks to a running Hearth.
 type uploader struct {
 	*caller
-	tenant string
 	dry    bool
 	labels outside
 	client *http.Client
@@ -44,7 +43,7 @@ type uploader struct {
 func blocksUpload(c *caller, args []string) error {
 	u := &uploader{caller: c, pause: 100 * time.Millisecond}
 	fs := c.flags("blocks upload [-tenant <id>] <folder>...")
-	fs.StringVar(&u.tenant, "tenant", "", "the `tenant`, where a token does not say so")
+	fs.StringVar(&c.tenant, "tenant", os.Getenv("HEARTH_TENANT"), "the `tenant`, where the token does not say; also HEARTH_TENANT")
 	fs.BoolVar(&u.dry, "dry-run", false, "only tell what would be done")
 	u.labels.add(fs)
 	folders, err := c.parseAny(fs, args)
@@ -90,7 +89,7 @@ func (u *uploader) all(ctx context.Context, dirs []string) error {
 	j := u.journal()
 	for _, dir := range dirs {
 		if err := u.block(ctx, dir, metas[dir], j); err != nil {
-			var no *refusal
+			var no *setback
 			if ctx.Err() != nil || (errors.As(err, &no) && no.fatal()) {
 				return err
 			}
@@ -146,7 +145,7 @@ func (u *uploader) tell(ctx context.Context, dir string, meta *bucket.Meta, j *j
 	}
 	result := resultWould
 	s, err := u.check(ctx, meta)
-	var no *refusal
+	var no *setback
 	switch {
 	case errors.As(err, &no) && no.status == http.StatusNotFound:
 	case err != nil:
@@ -205,7 +204,7 @@ func (u *uploader) start(ctx context.Context, meta *bucket.Meta) (present []stri
 	}
 	var got struct{ Present []string }
 	err = u.ask(ctx, http.MethodPost, path(meta, "start"), content, &got)
-	var no *refusal
+	var no *setback
 	if errors.As(err, &no) {
 		switch no.status {
 		case http.StatusConflict:
@@ -239,7 +238,7 @@ func (u *uploader) check(ctx context.Context, meta *bucket.Meta) (v verdictOf, e
 // finish has the block verified, and waits for the verdict.
 func (u *uploader) finish(ctx context.Context, meta *bucket.Meta) error {
 	for range validations {
-		var no *refusal
+		var no *setback
 		err := u.ask(ctx, http.MethodPost, path(meta, "finish"), nil, nil)
 		if err != nil && (!errors.As(err, &no) || no.status != http.StatusConflict) { // conflict: it is finished
 			return err
@@ -281,22 +280,22 @@ func (u *uploader) ask(ctx context.Context, method, path string, content []byte,
 	})
 }
 
-// refusal is an answer that is none.
-type refusal struct {
+// setback is an answer that is an error, and when to try again.
+type setback struct {
 	status int
 	text   string
 	after  time.Duration
 }
 
-func (r *refusal) Error() string { return r.text }
+func (r *setback) Error() string { return r.text }
 
 // later says whether the same request may pass later.
-func (r *refusal) later() bool {
+func (r *setback) later() bool {
 	return r.status == http.StatusTooManyRequests || r.status >= http.StatusInternalServerError
 }
 
 // fatal says whether no block will pass.
-func (r *refusal) fatal() bool {
+func (r *setback) fatal() bool {
 	return r.status == http.StatusUnauthorized || r.status == http.StatusForbidden || strings.Contains(r.text, "err-block-upload-disabled")
 }
 
@@ -305,7 +304,7 @@ func (u *uploader) again(ctx context.Context, f func() error) error {
 	until := time.Now().Add(uploadPatience)
 	for pause := u.pause; ; pause = min(2*pause, maxPause) {
 		err := f()
-		var no *refusal
+		var no *setback
 		var broken *url.Error
 		switch {
 		case err == nil, ctx.Err() != nil, time.Now().After(until):
@@ -360,7 +359,7 @@ func (u *uploader) once(ctx context.Context, method, path string, body io.Reader
 	}
 	if res.StatusCode >= http.StatusBadRequest {
 		after, _ := strconv.Atoi(res.Header.Get("Retry-After")) // 0, if it does not say
-		return &refusal{res.StatusCode, problem(res.Status, text).Error(), time.Duration(after) * time.Second}
+		return &setback{res.StatusCode, problem(res.Status, text).Error(), time.Duration(after) * time.Second}
 	}
 	if into == nil || len(text) == 0 {
 		return nil
