@@ -158,7 +158,7 @@ func TestAmtool(t *testing.T) {
 	require.Equal(t, "mail", am.run("config", "routes", "test", "name=x"))
 	require.Contains(t, am.run("cluster", "show"), "disabled")
 
-	require.Empty(t, am.run("alert", "query", "-o", "simple", "--inhibited", "--silenced", "name=quiet"))
+	require.NotContains(t, am.run("alert", "query", "--inhibited", "--silenced", "name=quiet"), "ProbeFails")
 	id := am.run("silence", "add", "--author=e2e", "--duration=1h", "--comment=known", "name=quiet")
 	require.Regexp(t, `^[0-9a-f-]{36}$`, id)
 	require.Equal(t, id, am.run("silence", "query", "-q"))
