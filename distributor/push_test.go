@@ -37,6 +37,8 @@ type recorder struct {
 	err      error
 }
 
+func (r *recorder) Needs(tenant.ID) wire.Names { return wire.Keys }
+
 func (r *recorder) Push(_ context.Context, id tenant.ID, req *wire.Request) (wire.Pushed, error) {
 	if r.err != nil {
 		return wire.Pushed{}, r.err
