@@ -50,7 +50,7 @@ func (a *App) beside(p *peers) func() querier.Beside {
 func (a *App) addRuler(b bucket.Bucket, p *peers, place *alertmanager.Place, dist *distributor.Distributor, quer *querier.Querier) error {
 	parts := ruler.Parts{
 		Bucket: bucket.For(b, targetRuler), Engine: quer.Engine(), Data: quer.Queryable(), Parser: quer.Parser(),
-		Writes: dist, Limits: a.registry.Limits,
+		Writes: dist, Limits: a.registry.Limits, Status: a.statusOf,
 	}
 	if place != nil {
 		parts.Alerts = ownAlertmanagers{place}
@@ -85,6 +85,14 @@ func (a *App) addRuler(b bucket.Bucket, p *peers, place *alertmanager.Place, dis
 		a.parts = append(a.parts, part{"ruler-membership", member})
 	}
 	return nil
+}
+
+// statusOf is a tenant's status; one that is not in the registry is active.
+func (a *App) statusOf(id tenant.ID) tenant.Status {
+	if t, ok := a.registry.Tenant(id); ok {
+		return t.Status
+	}
+	return tenant.Active
 }
 
 // Parser reads expressions as queriers and rulers do, for those that check

@@ -1,16 +1,37 @@
 package app
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 
+	"github.com/hearth-metrics/hearth/alertmanager"
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/ingester"
+	"github.com/hearth-metrics/hearth/ruler"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/tenant/admin"
 	"github.com/hearth-metrics/hearth/tenant/meter"
 )
+
+// forgetful is a registry that forgets of a tenant what is beside its samples,
+// too: its rules and its Alertmanager. They would be there again if somebody
+// made a tenant of that name.
+type forgetful struct {
+	*tenant.Registry
+	bucket bucket.Bucket
+}
+
+// Removed implements compactor.Registry.
+func (f forgetful) Removed(ctx context.Context, id tenant.ID) error {
+	err := errors.Join(ruler.Forget(ctx, f.bucket, id), alertmanager.Forget(ctx, f.bucket, id))
+	if err != nil {
+		return err
+	}
+	return f.Registry.Removed(ctx, id)
+}
 
 // knowTenants makes the registry and the door that asks it.
 func (a *App) knowTenants(b bucket.Bucket) (err error) {

@@ -116,7 +116,7 @@ func (q *Querier) serveBuildInfo(w http.ResponseWriter, _ *http.Request) {
 		Application string            `json:"application"`
 		Features    map[string]string `json:"features"`
 	}{q.buildInfo(), "Grafana Mimir", map[string]string{
-		"ruler_config_api": "true", "alertmanager_config_api": alerts, "query_sharding": "false", "federated_rules": "false",
+		"ruler_config_api": "true", "alertmanager_config_api": alerts, "query_sharding": "false", "federated_rules": "true",
 	}}})
 	if err != nil {
 		writeError(w, err)

@@ -155,6 +155,9 @@ func (r *Ruler) postGroup(w http.ResponseWriter, req *http.Request, id tenant.ID
 	if err != nil {
 		return err
 	}
+	if _, err := r.sources(id, &g); err != nil {
+		return err
+	}
 	return r.change(w, req, id, func(d *Document) (bool, error) {
 		if old, ok := d.find(n.namespace, g.Name); ok && rulefile.Equal(&old, &g) {
 			return false, nil

@@ -47,6 +47,7 @@ type world struct {
 	limits  tenant.Limits
 	logger  *slog.Logger
 	changes *fakeStore
+	status  sync.Map // by tenant, of those that are not active
 
 	mu      sync.Mutex
 	data    map[tenant.ID]*teststorage.TestStorage
@@ -215,6 +216,12 @@ func (w *world) parts() Parts {
 	return Parts{
 		Bucket: w.bucket, Engine: w.engine, Data: w, Parser: parser.NewParser(parser.Options{}),
 		Writes: w, Alerts: w, Limits: func(tenant.ID) *tenant.Limits { return &w.limits },
+		Status: func(id tenant.ID) tenant.Status {
+			if s, ok := w.status.Load(id); ok {
+				return s.(tenant.Status)
+			}
+			return tenant.Active
+		},
 	}
 }
 

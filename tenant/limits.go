@@ -41,6 +41,10 @@ type Limits struct {
 	ShardSize        int            `yaml:"shard_size"`          // ingesters that the tenant's series are spread over, in a cluster; 0: as many as they need
 	OwnHead          bool           `yaml:"own_head"`            // a head of its own from the first sample on
 
+	// Whether it may upload whole blocks. Checked by the importer.
+	BlockUploadEnabled bool `yaml:"block_upload_enabled"`  // blocks that others have written, past all rates and the number of series
+	MaxBlockUploadSize int  `yaml:"max_block_upload_size"` // bytes of all files of one block
+
 	// How long it is kept. Applied by the compactor.
 	Retention model.Duration `yaml:"retention"` // how long samples are kept, give or take a block, of up to a day; 0: for ever
 
@@ -54,10 +58,11 @@ type Limits struct {
 	MaxQueries         int            `yaml:"max_concurrent_queries"`    // running at once, per querier; more wait, then 429
 
 	// What rules a tenant may have, and where its alerts go. Used by the ruler.
-	MaxRuleGroups    int            `yaml:"max_rule_groups"`     // in all namespaces
-	MaxRulesPerGroup int            `yaml:"max_rules_per_group"` // in one group
-	RuleQueryOffset  model.Duration `yaml:"rule_query_offset"`   // how far in the past rules are evaluated, so that late samples count; a group's query_offset goes first
-	AlertmanagerURLs string         `yaml:"alertmanager_urls"`   // Alertmanagers outside of Hearth that get the tenant's alerts, all of a cluster, separated by commas; empty: the tenant's own
+	MaxRuleGroups     int            `yaml:"max_rule_groups"`     // in all namespaces
+	MaxRulesPerGroup  int            `yaml:"max_rules_per_group"` // in one group
+	RuleSourceTenants string         `yaml:"rule_source_tenants"` // whose data a group may read by source_tenants, besides the tenant's own: ids separated by commas, or * for anybody's; empty: nobody's
+	RuleQueryOffset   model.Duration `yaml:"rule_query_offset"`   // how far in the past rules are evaluated, so that late samples count; a group's query_offset goes first
+	AlertmanagerURLs  string         `yaml:"alertmanager_urls"`   // Alertmanagers outside of Hearth that get the tenant's alerts, all of a cluster, separated by commas; empty: the tenant's own
 
 	// What the tenant's Alertmanager holds and sends. Checked by the alertmanager.
 	MaxAlertConfigSize   int     `yaml:"max_alertmanager_config_size"`   // bytes of alertmanager_config
@@ -93,6 +98,8 @@ func DefaultLimits() Limits {
 		MaxSeries:        1_500_000,
 		OutOfOrderWindow: model.Duration(12 * time.Hour),
 		MaxMetadata:      20_000,
+
+		MaxBlockUploadSize: 64 << 30,
 
 		MaxQueryExpression: 64 << 10,
 		MaxSeriesPerQuery:  500_000,
