@@ -49,6 +49,9 @@ func (a *App) addAlertmanager(b bucket.Bucket, place *alertmanager.Place, member
 	if cfg.ExternalURL == "" {
 		cfg.ExternalURL = a.scheme() + "://" + reachable(a.cfg.Server.HTTPListenAddress) + "/alertmanager"
 	}
+	if cfg.PrivateAddresses == "" && a.cfg.Auth.Mode == tenant.ModeToken {
+		cfg.PrivateAddresses = alertmanager.Block
+	}
 	am, err := alertmanager.New(cfg, bucket.For(b, targetAlertmanager), place, a.registry.Limits, a.logger, a.reg)
 	if err != nil {
 		return fmt.Errorf("build the alertmanager: %w", err)

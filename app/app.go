@@ -33,6 +33,7 @@ import (
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/compactor"
 	"github.com/hearth-metrics/hearth/distributor"
+	"github.com/hearth-metrics/hearth/importer"
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
 	"github.com/hearth-metrics/hearth/storegateway"
@@ -184,8 +185,9 @@ func (a *App) build(reg prometheus.Registerer) error {
 	return nil
 }
 
-// buildBackend makes what works by itself: the compactor, the alertmanager, and
-// the ruler, which tells that one what fires.
+// buildBackend makes what works by itself: the compactor, with the importer of
+// blocks that it will merge, the alertmanager, and the ruler, which tells that
+// one what fires.
 func (a *App) buildBackend(b bucket.Bucket, peers *peers, dist *distributor.Distributor, quer *querier.Querier) error {
 	if a.cfg.runs(targetCompactor) {
 		comp, err := compactor.New(a.cfg.Compactor, a.cfg.DataDir, bucket.For(b, targetCompactor), a.registry.Limits, a.logger, a.reg)
@@ -198,6 +200,9 @@ func (a *App) buildBackend(b bucket.Bucket, peers *peers, dist *distributor.Dist
 		comp.DeleteFor(forgetful{a.registry, b})
 		a.parts = append(a.parts, part{"compactor", comp})
 		comp.RegisterRoutes(a.doors.of(tenant.Admin))
+		imp := importer.New(a.cfg.DataDir, bucket.For(b, "importer"), a.registry.Limits, a.logger, a.reg)
+		a.parts = append(a.parts, part{"importer", imp})
+		imp.RegisterRoutes(a.doors.of(tenant.MetricsWrite))
 	}
 	place, member, err := a.placeAlertmanagers(peers)
 	if err != nil {

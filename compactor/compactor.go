@@ -11,7 +11,7 @@
 //
 // The way of a home (home.go): what is to go is marked and deleted (retire.go,
 // unlisted.go), what is to be merged is planned (plan.go), fetched (fetch.go),
-// merged and split (merge.go, part.go), checked (check.go) and committed
+// merged and split (merge.go, part.go), checked (package block) and committed
 // (commit.go). Tenants are deleted in tenant.go. Start reading at Round.
 package compactor
 
@@ -65,8 +65,8 @@ type Compactor struct {
 	pooled *residents
 
 	mu      sync.Mutex
-	cleaned map[bucket.Key]time.Time // when a home was last searched for leftovers
-	homes   time.Time                // when the bucket was last searched for homes
+	cleaned map[bucket.Key]cleaning // of each home, the last
+	homes   time.Time               // when the bucket was last searched for homes
 }
 
 // New makes a Compactor of the blocks in b. limits says how long a tenant's
@@ -92,7 +92,7 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 		backoff: newBackoff(),
 
 		pooled:  newResidents(),
-		cleaned: map[bucket.Key]time.Time{},
+		cleaned: map[bucket.Key]cleaning{},
 	}
 	c.Service = services.NewBasicService(c.starting, c.running, nil)
 	return c, nil

@@ -308,6 +308,9 @@ func (c *Compactor) condemn(ctx context.Context, home bucket.Key, bad *badBlock)
 // nextDue is when a home has something to do again.
 func (c *Compactor) nextDue(after *progress, id tenant.ID) time.Time {
 	next := after.next
+	if again := c.cleanAgain(after.state.home); !again.IsZero() {
+		next = min(next, again.UnixMilli()+1)
+	}
 	for _, m := range after.state.index.BlockDeletionMarks {
 		next = min(next, time.Unix(m.DeletionTime, 0).Add(time.Duration(c.cfg.DeletionDelay)).UnixMilli())
 	}

@@ -15,8 +15,8 @@ import (
 // checksum, and an entry in the index. So short chunks become one, as long as
 // it does not take much to read one of its samples.
 const (
-	joinedSamples = 960
-	joinedBytes   = 1024
+	joinedSamples = 480
+	joinedBytes   = 2048
 )
 
 // joiner is between a tsdb.BlockPopulator and the files of a block. Chunks of

@@ -12,22 +12,24 @@ import (
 	"github.com/hearth-metrics/hearth/bucket"
 )
 
-// nodeKinds is what a node exporter's series are like, by their share: most do
-// not change, counters grow by bursts, times have the digits of a clock.
+// nodeKinds is what a node exporter's series are like, by their share: as
+// counted in scrapes of node_exporter 1.12, each 15 seconds for half an hour,
+// and weighed for a machine of eight CPUs with 1,200 series. In brackets the
+// bytes that a sample's value took there, without the chunk around it.
 var nodeKinds = []struct {
 	share int // of 100
 	name  string
 	next  func(rnd *rand.Rand, at int, v float64) float64
 }{
-	{45, "node_info", func(_ *rand.Rand, _ int, v float64) float64 { return v }}, // and filesystem sizes, flags, counters of errors
-	{10, "node_network_receive_bytes_total", burst(1 << 16)},                     // and disk bytes, interrupts
-	{10, "node_disk_reads_completed_total", burst(40)},                           // and packets, forks
-	{10, "node_cpu_seconds_total", seconds},                                      // in hundredths
-	{9, "node_memory_Active_bytes", pages},                                       // and free, cached, available
-	{6, "node_filesystem_avail_bytes", seldom(pages, 8)},                         // files come and go
-	{5, "node_sockstat_TCP_alloc", func(r *rand.Rand, _ int, _ float64) float64 { return float64(90 + r.IntN(7)) }},
-	{3, "node_scrape_collector_duration_seconds", func(r *rand.Rand, _ int, _ float64) float64 { return r.ExpFloat64() / 1000 }}, // nine digits of noise
-	{2, "node_load1", func(r *rand.Rand, _ int, v float64) float64 { return math.Round(100*(v*0.9+0.1*r.Float64()*4)) / 100 }},
+	{60, "node_filesystem_size_bytes", func(_ *rand.Rand, _ int, v float64) float64 { return v }},                                // and flags, errors, settings [0.25]
+	{8, "node_network_receive_bytes_total", burst(1 << 16)},                                                                      // and disk bytes, interrupts, faults [3 to 4.5]
+	{7, "node_network_receive_packets_total", burst(400)},                                                                        // and forks, reads, softirqs [1 to 3]
+	{6, "node_cpu_seconds_total", seldom(seconds, 2)},                                                                            // in hundredths, not each of them busy [3.5]
+	{7, "node_memory_Active_bytes", pages},                                                                                       // and free, cached, go_memstats [1.5 to 3]
+	{3, "node_filesystem_avail_bytes", seldom(pages, 8)},                                                                         // files come and go [1]
+	{2, "node_sockstat_TCP_alloc", func(r *rand.Rand, _ int, _ float64) float64 { return float64(90 + r.IntN(7)) }},              // [1 to 2]
+	{3, "node_disk_io_time_seconds_total", seconds},                                                                              // and pressure, loads [6.5 to 7]
+	{4, "node_scrape_collector_duration_seconds", func(r *rand.Rand, _ int, _ float64) float64 { return r.ExpFloat64() / 1000 }}, // noise [7.5]
 }
 
 // burst grows by up to n where there is traffic, a third of the time.

@@ -29,12 +29,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // recorder keeps what reaches it as text, for a request's memory is on loan.
 type recorder struct {
-	got     []string
-	without []string // Request.Without, by request
-	hist    []wire.Histogram
-	answer  wire.Refusals
-	err     error
+	got      []string
+	without  []string // Request.Without, by request
+	hist     []wire.Histogram
+	families []string // metrics that came with metadata
+	answer   wire.Refusals
+	err      error
 }
+
+func (r *recorder) Needs(tenant.ID) wire.Names { return wire.Keys }
 
 func (r *recorder) Push(_ context.Context, id tenant.ID, req *wire.Request) (wire.Pushed, error) {
 	if r.err != nil {
@@ -47,6 +50,9 @@ func (r *recorder) Push(_ context.Context, id tenant.ID, req *wire.Request) (wir
 		r.got = append(r.got, string(id)+" "+wire.SeriesString(ls))
 	}
 	r.hist = append(r.hist, req.Histograms...)
+	for _, m := range req.Metadata {
+		r.families = append(r.families, strings.Clone(m.Family))
+	}
 	return wire.Pushed{Samples: len(req.Samples), Histograms: len(req.Histograms), Exemplars: len(req.Exemplars), Refused: r.answer}, nil
 }
 

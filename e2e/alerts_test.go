@@ -170,14 +170,11 @@ func (s *story) probe(w []string) {
 }
 
 func (s *story) expectMail(w []string) {
-	expect := s.alarm.expect
 	if w[0] == "mails" {
-		expect = s.alarm.expectSome
+		s.alarm.expectSome(w[1])
+		return
 	}
-	expect(w[1])
-	if w[0] == "mail" {
-		s.tell("  it came once so far")
-	}
+	s.alarm.expect(strings.Split(w[1], " and ")...)
 }
 
 func (s *story) expectMuted(w []string) {

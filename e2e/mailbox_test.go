@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -69,25 +70,29 @@ func (b *mailbox) Data(r io.Reader) error {
 	return nil
 }
 
-// expect waits for a mail, which must be the next one: a mail that comes twice
-// is where another one should be. One of those that may come more often does
-// not count.
-func (b *mailbox) expect(subject string) {
+// expect waits for mails, which must be the next ones, in any order: a mail that
+// comes twice is where another one should be. One of those that may come more
+// often does not count.
+func (b *mailbox) expect(subjects ...string) {
 	b.t.Helper()
-	until(b.t, patience, "the mail "+subject, func() error {
+	until(b.t, patience, fmt.Sprintf("the mails %q", subjects), func() error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		for b.read < len(b.got) {
+		for b.read < len(b.got) && len(subjects) > 0 {
 			next := b.got[b.read]
 			b.read++
-			if next == subject {
-				return nil
+			i := slices.Index(subjects, next)
+			if i < 0 && !b.lenient[next] {
+				b.t.Fatalf("the next mail was %q, want %q, all of them: %q", next, subjects, b.got)
 			}
-			if !b.lenient[next] {
-				b.t.Fatalf("the next mail was %q, want %q, all of them: %q", next, subject, b.got)
+			if i >= 0 {
+				subjects = slices.Delete(subjects, i, i+1)
 			}
 		}
-		return fmt.Errorf("there were %q", b.got)
+		if len(subjects) > 0 {
+			return fmt.Errorf("there were %q", b.got)
+		}
+		return nil
 	})
 }
 

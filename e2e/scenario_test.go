@@ -40,6 +40,7 @@ import (
 //	silence NAME                         for an hour
 //	wait alertmanagers                   all know those that are there
 //	expect mail firing NAME              or resolved NAME: it comes, and is the next; one that came twice is not
+//	                                     (mails "and" mails: in any order)
 //	expect mails firing NAME             the same, but it may come again
 //	expect no mail                       so far; besides those
 //	expect muted NAME                    by a silence, or because root fails and it is a leaf
@@ -168,7 +169,8 @@ var steps = []struct {
 	{form(`(fail|mend) (\S+)`), (*story).probe},
 	{form(`silence (\S+)`), func(s *story, w []string) { s.anyone().silence(w[0]) }},
 	{form(`wait alertmanagers`), (*story).awaitAlertmanagers},
-	{form(`expect (mails?) ((?:firing|resolved) \S+)`), (*story).expectMail},
+	{form(`expect (mail) ((?:firing|resolved) \S+(?: and (?:firing|resolved) \S+)*)`), (*story).expectMail},
+	{form(`expect (mails) ((?:firing|resolved) \S+)`), (*story).expectMail},
 	{form(`expect no mail`), func(s *story, _ []string) { s.alarm.expectNone() }},
 	{form(`expect muted (\S+)`), (*story).expectMuted},
 }

@@ -41,6 +41,10 @@ type Limits struct {
 	ShardSize        int            `yaml:"shard_size"`          // ingesters that the tenant's series are spread over, in a cluster; 0: as many as they need
 	OwnHead          bool           `yaml:"own_head"`            // a head of its own from the first sample on
 
+	// Whether it may upload whole blocks. Checked by the importer.
+	BlockUploadEnabled bool `yaml:"block_upload_enabled"`  // blocks that others have written, past all rates and the number of series
+	MaxBlockUploadSize int  `yaml:"max_block_upload_size"` // bytes of all files of one block
+
 	// How long it is kept. Applied by the compactor.
 	Retention model.Duration `yaml:"retention"` // how long samples are kept, give or take a block, of up to a day; 0: for ever
 
@@ -94,6 +98,8 @@ func DefaultLimits() Limits {
 		MaxSeries:        1_500_000,
 		OutOfOrderWindow: model.Duration(12 * time.Hour),
 		MaxMetadata:      20_000,
+
+		MaxBlockUploadSize: 64 << 30,
 
 		MaxQueryExpression: 64 << 10,
 		MaxSeriesPerQuery:  500_000,

@@ -27,6 +27,7 @@ const (
 	Forbidden                   // who is asking may not
 	Conflict                    // what is there already stands against it
 	Changed                     // it is not any more what the request says it is
+	Expired                     // it is right, but too old to be of use
 )
 
 // UserError is an error that a tenant may see: what happened, the number, the
@@ -80,6 +81,7 @@ var httpStatus = [...]int{
 	Forbidden:       http.StatusForbidden,
 	Conflict:        http.StatusConflict,
 	Changed:         http.StatusPreconditionFailed,
+	Expired:         http.StatusUnprocessableEntity,
 }
 
 // HTTPStatus is the status code that a kind of error is answered with.

@@ -36,6 +36,7 @@ func commands() map[string]map[string]func(*caller, []string) error {
 		"plan":   {"set": planSet, "list": planList, "delete": planDelete},
 		"usage":  {"show": usageShow},
 		"audit":  {"show": auditShow},
+		"blocks": {"upload": blocksUpload, "list": blocksList, "verify": blocksVerify, "copy": blocksCopy, "mark": blocksMark, "export": blocksExport},
 		"rules":  {"load": rulesLoad, "diff": rulesDiff, "sync": rulesSync, "check": rulesCheck, "test": rulesTest, "get": rulesGet, "delete": rulesDelete},
 	}
 }

@@ -1,14 +1,11 @@
-// An Alertmanager and its amtool, for the end-to-end tests. A module of its
-// own, so that Hearth's go.mod holds only what Hearth links; the last version
-// whose module has the pages that the program embeds.
+// The Alertmanager whose cluster the end-to-end tests send alerts to. A module
+// of its own, so that Hearth's go.mod holds only what Hearth links; the last
+// version whose module has the pages that the program embeds.
 module github.com/hearth-metrics/hearth/tools/alertmanager
 
 go 1.26.0
 
-tool (
-	github.com/prometheus/alertmanager/cmd/alertmanager
-	github.com/prometheus/alertmanager/cmd/amtool
-)
+tool github.com/prometheus/alertmanager/cmd/alertmanager
 
 require (
 	github.com/KimMachineGun/automemlimit v0.7.5 // indirect
@@ -102,7 +99,6 @@ require (
 	github.com/shurcooL/httpfs v0.0.0-20230704072500-f1e31cf0ba5c // indirect
 	github.com/shurcooL/vfsgen v0.0.0-20230704071429-0000e147ea92 // indirect
 	github.com/xhit/go-str2duration/v2 v2.1.0 // indirect
-	github.com/xlab/treeprint v1.2.0 // indirect
 	go.mongodb.org/mongo-driver v1.17.6 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/contrib/instrumentation/net/http/httptrace/otelhttptrace v0.64.0 // indirect
