@@ -12,7 +12,8 @@ import (
 	"github.com/hearth-metrics/hearth/bucket"
 )
 
-// ErrIncomplete: the files of a block are not those that its meta.json says.
+// ErrIncomplete says that the files of a block are not those that its meta.json
+// names.
 var ErrIncomplete = errors.New("the block is not complete")
 
 // Fetch brings a block of a home into the folder dir, which it makes: its
