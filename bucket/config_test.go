@@ -91,10 +91,10 @@ func TestNewCountsRequests(t *testing.T) {
 	for _, c := range []struct {
 		operation, outcome string
 	}{{opPut, "ok"}, {opGet, "ok"}, {opGetRange, "ok"}, {opStat, "not_found"}, {opPut, "precondition"}, {opDelete, "ok"}, {opList, "ok"}} {
-		require.InDelta(t, 1.0, testutil.ToFloat64(o.m.requests.WithLabelValues(c.operation, c.outcome)), 0, "%+v", c)
+		require.InDelta(t, 1.0, testutil.ToFloat64(o.m.operations.WithLabelValues("", c.operation, c.outcome)), 0, "%+v", c)
 	}
-	require.InDelta(t, 5.0, testutil.ToFloat64(o.m.bytes.WithLabelValues("in")), 0)
-	require.InDelta(t, 7.0, testutil.ToFloat64(o.m.bytes.WithLabelValues("out")), 0)
+	require.InDelta(t, 5.0, testutil.ToFloat64(o.m.bytes.WithLabelValues("", "in")), 0)
+	require.InDelta(t, 7.0, testutil.ToFloat64(o.m.bytes.WithLabelValues("", "out")), 0)
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	require.Empty(t, problems)

@@ -86,6 +86,8 @@ type block struct {
 	// with no references left.
 	index    *tsdb.Block // of the local folder: all but the chunks
 	segments []segment
+
+	values sync.Map // name of a label -> how many values it has, once somebody had to know
 }
 
 // opening is one attempt to open a block.

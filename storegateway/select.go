@@ -170,14 +170,16 @@ const (
 	theseChunks              // surely all
 )
 
-// selection makes the tsdb.BlockReader of one Select.
-func (r *blockReader) selection(ctx context.Context, wanted chunksWanted, hints *storage.SelectHints) *selection {
+// selection makes the tsdb.BlockReader of one Select. later are matchers that
+// are tested on each series.
+func (r *blockReader) selection(ctx context.Context, wanted chunksWanted, hints *storage.SelectHints, later ...*labels.Matcher) *selection {
 	s := &selection{block: r.block}
 	s.index = indexReader{ctx: ctx, minT: r.minT, maxT: r.maxT, window: r.window, fail: r.fail(ctx, true)}
 	if hints != nil {
 		s.index.minT, s.index.maxT = hints.Start, hints.End
 	}
-	s.index.rest, _ = ctx.Value(restKey{}).([]*labels.Matcher)
+	rest, _ := ctx.Value(restKey{}).([]*labels.Matcher)
+	s.index.rest = slices.Concat(rest, later)
 	if wanted != noChunks {
 		l := &loader{pages: r.g.pages, segments: r.block.segments, budget: r.budget, fail: r.fail(ctx, false)}
 		s.index.plan = newPlan(ctx, l, wanted == theseChunks)
@@ -202,6 +204,16 @@ func (r *blockReader) labelQuerier(ctx context.Context) (storage.Querier, error)
 
 // LabelValues implements storage.LabelQuerier.
 func (r *blockReader) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	values, ok, err := r.valuesBySeries(ctx, name, ms)
+	if err != nil {
+		return nil, nil, r.fail(ctx, true)(err)
+	}
+	if ok {
+		if hints != nil && hints.Limit > 0 {
+			values = values[:min(len(values), hints.Limit)]
+		}
+		return values, nil, nil
+	}
 	q, err := r.labelQuerier(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -248,7 +260,11 @@ func (q blockQuerier) Select(ctx context.Context, _ bool, hints *storage.SelectH
 	case hints.Func == "series":
 		wanted = noChunks
 	}
-	inner, err := tsdb.NewBlockQuerier(q.selection(ctx, wanted, hints), q.minT, q.maxT)
+	now, later, err := q.block.divide(ctx, ms)
+	if err != nil {
+		return storage.ErrSeriesSet(q.fail(ctx, true)(err))
+	}
+	inner, err := tsdb.NewBlockQuerier(q.selection(ctx, wanted, hints, later...), q.minT, q.maxT)
 	if err == nil {
 		err = q.keep(inner)
 	}
@@ -256,7 +272,7 @@ func (q blockQuerier) Select(ctx context.Context, _ bool, hints *storage.SelectH
 		return storage.ErrSeriesSet(err)
 	}
 	// Sorted, because the lookahead is where tsdb sorts; tsdb reorders matchers.
-	return inner.Select(ctx, true, hints, slices.Clone(ms)...)
+	return inner.Select(ctx, true, unlimited(hints, later), slices.Clone(now)...)
 }
 
 // blockChunkQuerier is a storage.ChunkQuerier of one block.
@@ -267,14 +283,18 @@ func (q blockChunkQuerier) Select(ctx context.Context, _ bool, hints *storage.Se
 	if hints == nil || hints.Func == "series" {
 		wanted = someChunks
 	}
-	inner, err := tsdb.NewBlockChunkQuerier(q.selection(ctx, wanted, hints), q.minT, q.maxT)
+	now, later, err := q.block.divide(ctx, ms)
+	if err != nil {
+		return storage.ErrChunkSeriesSet(q.fail(ctx, true)(err))
+	}
+	inner, err := tsdb.NewBlockChunkQuerier(q.selection(ctx, wanted, hints, later...), q.minT, q.maxT)
 	if err == nil {
 		err = q.keep(inner)
 	}
 	if err != nil {
 		return storage.ErrChunkSeriesSet(err)
 	}
-	return inner.Select(ctx, true, hints, slices.Clone(ms)...)
+	return inner.Select(ctx, true, unlimited(hints, later), slices.Clone(now)...)
 }
 
 // selection is the tsdb.BlockReader of one Select: the block's index read

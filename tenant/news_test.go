@@ -151,9 +151,12 @@ func BenchmarkLargeRegistry(b *testing.B) {
 	}
 	clear(secrets)
 
-	before, began := heapBytes(), time.Now()
+	before := heapBytes()
 	r := w.process()
+	require.NoError(b, r.readAll(b.Context())) // a slow machine has not waited for it
+	perTenant := float64(heapBytes()-before) / tenants
 	b.Run("lookup", func(b *testing.B) {
+		b.ReportMetric(perTenant, "B/tenant")
 		b.ReportAllocs()
 		for i := range b.N {
 			e, err := r.identify(list[i%len(list)])
@@ -166,7 +169,7 @@ func BenchmarkLargeRegistry(b *testing.B) {
 	b.Run("start", func(b *testing.B) {
 		var took time.Duration
 		for range b.N {
-			began = time.Now()
+			began := time.Now()
 			fresh := w.unstarted()
 			if err := fresh.readAll(context.Background()); err != nil {
 				b.Fatal(err)
@@ -175,7 +178,6 @@ func BenchmarkLargeRegistry(b *testing.B) {
 		}
 		b.ReportMetric(took.Seconds()/float64(b.N), "s/start")
 	})
-	b.ReportMetric(float64(heapBytes()-before)/tenants, "B/tenant")
 	b.Run("change", func(b *testing.B) {
 		for i := range b.N {
 			if _, _, _, err := r.CreateTenant(context.Background(), Tenant{ID: ID(fmt.Sprintf("more-%d-%d", b.N, i))}, DataScopes); err != nil {

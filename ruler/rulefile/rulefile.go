@@ -86,8 +86,41 @@ func joined(problems []string) error {
 	return errors.New(strings.Join(problems, "; "))
 }
 
+// What is longer is not read: parsers take much longer for what is nested than
+// for what people write.
+const (
+	maxText  = 16 << 10 // bytes of one expression, label or annotation
+	maxTexts = 1 << 20  // of all of a group, each alias counted as what it stands for
+)
+
+// checkSize is what is too large in a group to be looked at.
+func checkSize(g *Group) (problems []string) {
+	total := 0
+	for i, r := range g.Rules {
+		largest := 0
+		add := func(s string) { total, largest = total+len(s), max(largest, len(s)) }
+		add(r.Expr)
+		for _, texts := range []map[string]string{r.Labels, r.Annotations} {
+			for name, text := range texts {
+				add(name)
+				add(text)
+			}
+		}
+		if largest > maxText {
+			problems = append(problems, fmt.Sprintf("rule %d has a text of %d bytes, the limit is %d", i+1, largest, maxText))
+		}
+	}
+	if total > maxTexts {
+		problems = append(problems, fmt.Sprintf("the rules have %d bytes in all, the limit is %d: divide the group", total, maxTexts))
+	}
+	return problems
+}
+
 // check is what is wrong with a group.
 func check(g *Group, nodes groupNodes, p parser.Parser) []string {
+	if problems := checkSize(g); len(problems) > 0 {
+		return problems
+	}
 	problems := checkHead(g)
 	for i := range g.Rules {
 		r := &g.Rules[i]
