@@ -86,8 +86,15 @@ func (b *budget) functions() map[string]any {
 			out, err := json.Marshal(v)
 			return string(out), err
 		},
+		"match": func(pattern, text string) (bool, error) {
+			re, err := b.compile(pattern)
+			if err != nil {
+				return false, err
+			}
+			return re.MatchString(text), nil
+		},
 		"reReplaceAll": func(pattern, repl, text string) (string, error) {
-			re, err := regexp.Compile(pattern)
+			re, err := b.compile(pattern)
 			if err != nil {
 				return "", err
 			}
@@ -98,6 +105,18 @@ func (b *budget) functions() map[string]any {
 			return re.ReplaceAllString(text, repl), nil
 		},
 	}
+}
+
+// compile spends what an expression grows to.
+func (b *budget) compile(pattern string) (*regexp.Regexp, error) {
+	n := max(len(pattern), expanded(pattern))
+	if n > maxExpanded {
+		return nil, errExpanded
+	}
+	if err := b.spend(n); err != nil {
+		return nil, err
+	}
+	return regexp.Compile(pattern)
 }
 
 func within(f func(...any) string, args []any) (string, error) {

@@ -29,6 +29,9 @@ func (s server) Serve(ctx context.Context, r *wire.APIRequest) (*wire.APIRespons
 	if post {
 		return in.take(ctx, r.Body, r.At)
 	}
+	if err := checkRequest(r); err != nil {
+		return nil, err
+	}
 	return in.serve(ctx, r)
 }
 

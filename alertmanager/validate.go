@@ -47,6 +47,9 @@ func (a *Alertmanager) load(id tenant.ID, c UserConfig) (*loaded, error) {
 	if err := checkSizes(c, a.limits(id)); err != nil {
 		return nil, err
 	}
+	if err := checkExpanded(c.Config); err != nil {
+		return nil, err
+	}
 	conf, err := config.Load(c.Config)
 	if err != nil {
 		return nil, invalid("alertmanager_config: %s", err)
