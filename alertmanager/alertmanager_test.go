@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -45,6 +46,7 @@ func TestConfigAPI(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1)
 	m := w.members[0]
+	require.Eventually(t, func() bool { return !m.lastListed().IsZero() }, time.Minute, time.Millisecond) // until then who is configured is not known
 	code, body := m.do(http.MethodGet, "/api/v1/alerts", "")
 	require.Equal(t, 404, code)
 	require.Contains(t, body, "alertmanager storage object not found")
