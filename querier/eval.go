@@ -122,10 +122,22 @@ func (ev *evaluation) Exec(ctx context.Context) *promql.Result {
 		return &promql.Result{Err: ev.refusal}
 	}
 	res := ev.Query.Exec(ctx)
+	ev.q.meter.Read(ev.id, 0, ev.samplesRead())
 	if res.Err != nil {
 		res.Err = ev.explain(ctx, res.Err)
+		return res
+	}
+	if err := ev.q.checkAnswer(ev.limits, answerSize(res.Value)); err != nil {
+		return &promql.Result{Err: err, Warnings: res.Warnings}
 	}
 	return res
+}
+
+func (ev *evaluation) samplesRead() int {
+	if s := ev.Query.Stats(); s != nil && s.Samples != nil {
+		return int(s.Samples.TotalSamples)
+	}
+	return 0
 }
 
 // explain says what ended an evaluation. Errors of the data come without the

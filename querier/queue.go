@@ -22,21 +22,23 @@ var errStopping = &wire.UserError{
 	Msg: "this server is stopping, send the query again",
 }
 
-// queue lets so many queries run at once, and makes the others wait in one
-// line for each tenant. Whenever a slot is free the next tenant with somebody
-// waiting has its turn, so a tenant that asks much delays mostly itself.
+// queue lets so many queries run at once, of which one tenant has no more than
+// its share (share.go), and makes the others wait in one line for each tenant.
+// Whenever a slot is free the next tenant with somebody waiting has its turn,
+// so a tenant that asks much delays mostly itself.
 //
 // Safe for concurrent use.
 type queue struct {
 	slots int
 
-	mu      sync.Mutex
-	lines   map[tenant.ID]*line // tenants with somebody waiting or running
-	turns   []*line             // lines that may start one, each once, in order of their turns
-	running map[*ticket]struct{}
-	waiting int
-	closed  bool
-	idle    chan struct{} // made by close: closed when nobody runs any more
+	mu       sync.Mutex
+	lines    map[tenant.ID]*line // tenants with somebody waiting or running
+	turns    []*line             // lines that may start one, each once, in order of their turns
+	running  map[*ticket]struct{}
+	waiting  int
+	closed   bool
+	recently recently
+	idle     chan struct{} // made by close: closed when nobody runs any more
 }
 
 // line is one tenant's queries. Invariant: a line that has somebody waiting and
@@ -122,7 +124,8 @@ func (q *queue) enter(t *ticket, id tenant.ID, perTenant int) error {
 	}
 	l.max = perTenant // the limit may have changed meanwhile
 	t.line = l
-	if starts := len(q.running) < q.slots && l.running < l.max; !starts {
+	q.recently.note(id, time.Now())
+	if starts := len(q.running) < q.slots && l.running < q.share(l); !starts {
 		if err := q.full(l); err != nil {
 			q.forget(l)
 			return err
@@ -156,8 +159,8 @@ func (q *queue) dispatch() {
 	for len(q.running) < q.slots && len(q.turns) > 0 {
 		l := q.turns[0]
 		q.turns, l.inTurns = q.turns[1:], false
-		if len(l.waiting) == 0 || l.running >= l.max {
-			q.forget(l) // they gave up, or the limit shrank, since it was offered
+		if len(l.waiting) == 0 || l.running >= q.share(l) {
+			q.forget(l) // they gave up, or its share shrank, since it was offered
 			continue
 		}
 		t := l.waiting[0]
@@ -172,7 +175,7 @@ func (q *queue) dispatch() {
 
 // offer gives a line a turn where it can use one.
 func (q *queue) offer(l *line) {
-	if !l.inTurns && len(l.waiting) > 0 && l.running < l.max {
+	if !l.inTurns && len(l.waiting) > 0 && l.running < q.share(l) {
 		q.turns, l.inTurns = append(q.turns, l), true
 	}
 }

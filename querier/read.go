@@ -61,14 +61,14 @@ func (q *Querier) read(w http.ResponseWriter, r *http.Request) error {
 	if answerAs == prompb.ReadRequest_STREAMED_XOR_CHUNKS {
 		err = q.readChunks(ctx, w, req)
 	} else {
-		err = q.readSamples(ctx, w, req, limits)
+		err = q.readSamples(ctx, w, id, req, limits)
 	}
 	return q.refineIn(ctx, id, err)
 }
 
 // readSamples collects the whole answer before it writes any of it, so the
 // tenant's limit of samples in memory holds for all queries of the request.
-func (q *Querier) readSamples(ctx context.Context, w http.ResponseWriter, req *prompb.ReadRequest, l *tenant.Limits) error {
+func (q *Querier) readSamples(ctx context.Context, w http.ResponseWriter, id tenant.ID, req *prompb.ReadRequest, l *tenant.Limits) error {
 	left := l.MaxSamplesPerQuery
 	if left <= 0 {
 		left = math.MaxInt
@@ -86,9 +86,11 @@ func (q *Querier) readSamples(ctx context.Context, w http.ResponseWriter, req *p
 			}
 			return err
 		}
+		before := left
 		for _, ts := range res.Timeseries {
 			left -= len(ts.Samples) + len(ts.Histograms)
 		}
+		q.meter.Read(id, 0, before-left)
 		resp.Results[i] = res
 	}
 	w.Header().Set("Content-Type", "application/x-protobuf")
