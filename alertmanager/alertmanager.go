@@ -44,6 +44,7 @@ type Alertmanager struct {
 	pipeline *notify.PipelineBuilder
 	place    *Place
 	metrics  *metrics
+	notified func(tenant.ID)
 	logger   *slog.Logger
 
 	changing [64]sync.Mutex // by a tenant's hash: one change at a time
@@ -68,6 +69,7 @@ func New(cfg Config, b bucket.Bucket, place *Place, limits func(tenant.ID) *tena
 		cfg: cfg, url: u, store: store{b}, limits: limits, door: door, place: place, logger: logger,
 		pipeline: notify.NewPipelineBuilder(prometheus.WrapRegistererWithPrefix("hearth_", reg), featurecontrol.NoopFlags{}, eventrecorder.Recorder{}),
 		tenants:  map[tenant.ID]*instance{},
+		notified: func(tenant.ID) {},
 		known:    map[tenant.ID]string{},
 	}
 	a.metrics = newMetrics(reg, a.count)

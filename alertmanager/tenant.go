@@ -121,7 +121,7 @@ func (in *instance) apply(c UserConfig, etag string) error {
 	defer in.mu.Unlock()
 	in.halt()
 	inhibitor := inhibit.NewInhibitor(in.alerts, l.conf.InhibitRules, in.logger, eventrecorder.Recorder{})
-	pipeline := in.parent.pipeline.New(receivers, in.wait, inhibitor, in.silencer, timeinterval.NewIntervener(l.intervals()), in.muted, in.log, nil)
+	pipeline := in.parent.pipeline.New(in.counted(receivers), in.wait, inhibitor, in.silencer, timeinterval.NewIntervener(l.intervals()), in.muted, in.log, nil)
 	routes := dispatch.NewRoute(l.conf.Route, nil)
 	in.step.Store(int64(step(routes, time.Duration(in.parent.cfg.PeerTimeout))))
 	dispatcher := dispatch.NewDispatcher(in.alerts, routes, pipeline, in.muted, in.timeout,

@@ -196,6 +196,7 @@ func (a *App) buildBackend(b bucket.Bucket, peers *peers, dist *distributor.Dist
 			return err
 		}
 		comp.DeleteFor(a.registry)
+		comp.CountWith(a.meter.Holds)
 		a.parts = append(a.parts, part{"compactor", comp})
 		comp.RegisterRoutes(a.doors.of(tenant.Admin))
 	}

@@ -24,7 +24,7 @@ const rulerSilence = 20 * time.Second
 func (a *App) addRuler(b bucket.Bucket, p *peers, place *alertmanager.Place, dist *distributor.Distributor, quer *querier.Querier) error {
 	parts := ruler.Parts{
 		Bucket: b, Engine: quer.Engine(), Data: quer.Queryable(), Parser: quer.Parser(),
-		Writes: dist, Limits: a.registry.Limits,
+		Writes: dist, Limits: a.registry.Limits, Evaluated: a.meter.Evaluated,
 	}
 	if place != nil {
 		parts.Alerts = ownAlertmanagers{place}

@@ -184,3 +184,32 @@ func (i *Ingester) countAllAnew(ctx context.Context) {
 		}
 	}
 }
+
+// EachLabelSet yields how many active series each label set with a limit has
+// here. A tenant that is about to move has the same series in two heads: then
+// it is the larger number.
+func (i *Ingester) EachLabelSet(yield func(id tenant.ID, set string, series int)) {
+	type key struct {
+		id  tenant.ID
+		set string
+	}
+	all := map[key]int64{}
+	for _, h := range i.heads() {
+		if !h.users.TryAcquire(1) { // it is opened anew
+			continue
+		}
+		l := h.counts
+		l.mu.Lock()
+		for m, t := range l.tallies {
+			for n, s := range t.sets {
+				k := key{m.id, s.String()}
+				all[k] = max(all[k], t.inSet[n])
+			}
+		}
+		l.mu.Unlock()
+		h.users.Release(1)
+	}
+	for k, n := range all {
+		yield(k.id, k.set, int(n))
+	}
+}

@@ -152,6 +152,10 @@ func TestSeriesAreCountedForANewLimit(t *testing.T) {
 		}, time.Minute, 10*time.Millisecond)
 		require.Empty(t, push(0, 1, "c"))
 		require.Equal(t, map[string]int{"err-max-series-per-label-set": 2}, push(1, 3, "c"))
+		sets := map[string]int{}
+		l.EachLabelSet(func(id tenant.ID, set string, series int) { sets[string(id)+set] = series })
+		require.Equal(t, 1, sets[`t{team="c"}`])
+		require.GreaterOrEqual(t, sets[`t{team="a"}`], 11)
 		refused := l.push("t", series(`m{i="x", team="c"}`, at(b, 1))).Refused.First
 		require.Contains(t, refused.Error(), `{team="c"} reached: 1 of 1 (limit limits_per_label_set)`)
 

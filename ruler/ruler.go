@@ -53,6 +53,8 @@ type Parts struct {
 	Alerts  Notifier // the tenants' own Alertmanagers; nil: there are none
 	Limits  func(tenant.ID) *tenant.Limits
 	Cluster *Cluster // nil: there is no other ruler
+
+	Evaluated func(tenant.ID) // counts an evaluation
 }
 
 // Ruler evaluates the groups that are its own. It is a service.
