@@ -38,6 +38,7 @@ type queue struct {
 	waiting  int
 	closed   bool
 	recently recently
+	spent    spent
 	idle     chan struct{} // made by close: closed when nobody runs any more
 }
 
@@ -56,6 +57,7 @@ type ticket struct {
 	line   *line
 	cancel context.CancelCauseFunc
 	ready  chan struct{} // closed when it may run, or when err is set
+	began  time.Time     // to run
 	err    error
 }
 
@@ -168,6 +170,7 @@ func (q *queue) dispatch() {
 		q.waiting--
 		l.running++
 		q.running[t] = struct{}{}
+		t.began = time.Now()
 		close(t.ready)
 		q.offer(l)
 	}
@@ -189,6 +192,8 @@ func (q *queue) leave(t *ticket) {
 	if _, ok := q.running[t]; ok {
 		delete(q.running, t)
 		l.running--
+		now := time.Now()
+		q.spent.add(l.id, now.Sub(t.began), now)
 		q.offer(l)
 	} else {
 		for i, w := range l.waiting {

@@ -2,11 +2,15 @@ package querier
 
 import (
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/hearth-metrics/hearth/tenant"
 )
 
 // A tenant with more slow queries than there are slots leaves one slot free;
@@ -32,6 +36,7 @@ func TestATenantLeavesRoomForOthers(t *testing.T) {
 			step()
 		}
 		require.Equal(t, 7, running, "all but one slot")
+		time.Sleep(time.Second) // they are slow
 		endOne := func() {
 			ends[0]()
 			ends = ends[1:]
@@ -55,6 +60,16 @@ func TestATenantLeavesRoomForOthers(t *testing.T) {
 			askAsOther()
 			endOne()
 			require.Equal(t, 3, running)
+		}
+		// The other one is not held to that: it has asked for little.
+		var releases []func()
+		for range 4 {
+			_, release, err := q.acquire(t.Context(), "quiet", 20)
+			require.NoError(t, err)
+			releases = append(releases, release)
+		}
+		for _, release := range releases {
+			release()
 		}
 		time.Sleep(alone)
 		endOne()
@@ -83,4 +98,43 @@ func TestOthersAreOthers(t *testing.T) {
 	require.True(t, r.others("b", now.Add(2*time.Second)))
 	require.False(t, r.others("b", now.Add(alone)))
 	require.True(t, r.others("a", now.Add(alone)))
+}
+
+// Who has run the most of late is found without looking at all: a plain sum of
+// weighted times says the same.
+func TestSpentOfLate(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	type run struct {
+		id tenant.ID
+		d  time.Duration
+		at time.Time
+	}
+	var (
+		s   spent
+		all []run
+		now = time.Now()
+	)
+	for range 2000 {
+		now = now.Add(time.Duration(rnd.IntN(10_000)) * time.Millisecond)
+		r := run{tenant.ID(fmt.Sprint(rnd.IntN(5))), time.Duration(rnd.IntN(60_000)) * time.Millisecond, now}
+		all = append(all, r)
+		s.add(r.id, r.d, now)
+		sums := map[tenant.ID]float64{}
+		for _, r := range all[max(0, len(all)-300):] {
+			sums[r.id] += r.d.Seconds() * math.Exp2(-now.Sub(r.at).Minutes())
+		}
+		most := s.most
+		for id, sum := range sums {
+			require.LessOrEqual(t, sum, sums[most]*1.0001, "%s has spent more than %s", id, most)
+		}
+		require.True(t, s.isMost(most, 0, now))
+		require.True(t, s.isMost("new", time.Hour, now))
+		require.False(t, s.isMost("new", 0, now))
+	}
+	var none spent
+	require.True(t, none.isMost("x", time.Second, now))
+	require.False(t, none.isMost("x", 0, now))
+	s.add("x", time.Second, now.Add(time.Hour))
+	require.Equal(t, tenant.ID("x"), s.most)
+	require.Len(t, s.byTenant, 1, "the others are forgotten")
 }
