@@ -169,13 +169,13 @@ func printfSize(format string, args []any) error {
 }
 
 // bound puts the steps into a template.
-func (b *budget) bound(t *parse.Tree) {
+func bound(t *parse.Tree) {
 	if t != nil {
-		b.list(t.Root)
+		boundList(t.Root)
 	}
 }
 
-func (b *budget) list(l *parse.ListNode) {
+func boundList(l *parse.ListNode) {
 	if l == nil {
 		return
 	}
@@ -187,27 +187,27 @@ func (b *budget) list(l *parse.ListNode) {
 		case *parse.TemplateNode:
 			cost += callCost
 		case *parse.ActionNode:
-			b.action(n.Pipe)
+			boundAction(n.Pipe)
 		case *parse.IfNode:
-			b.branch(&n.BranchNode)
+			boundBranch(&n.BranchNode)
 		case *parse.RangeNode:
-			b.branch(&n.BranchNode)
+			boundBranch(&n.BranchNode)
 		case *parse.WithNode:
-			b.branch(&n.BranchNode)
+			boundBranch(&n.BranchNode)
 		}
 	}
 	l.Nodes = append([]parse.Node{costSteps[bits.Len(uint(cost))]}, l.Nodes...)
 }
 
-func (b *budget) branch(n *parse.BranchNode) {
-	b.list(n.List)
-	b.list(n.ElseList)
+func boundBranch(n *parse.BranchNode) {
+	boundList(n.List)
+	boundList(n.ElseList)
 }
 
-// action has a value spend what it is long. html/template wants to have its own
+// boundAction has a value spend what it is long. html/template wants to have its own
 // escapers last where a template names them, which make nothing longer than a
 // few times.
-func (b *budget) action(p *parse.PipeNode) {
+func boundAction(p *parse.PipeNode) {
 	for _, c := range p.Cmds {
 		if id, ok := c.Args[0].(*parse.IdentifierNode); ok && (id.Ident == "html" || id.Ident == "urlquery") {
 			return

@@ -21,15 +21,21 @@ type Config struct {
 	// that a notification was sent before it sends it itself.
 	PeerTimeout model.Duration `yaml:"peer_timeout"`
 
-	// BlockPrivateAddresses keeps receivers from calling loopback, link-local
-	// and private addresses: set it where tenants are not to reach what Hearth
-	// can reach.
-	BlockPrivateAddresses bool `yaml:"block_private_addresses"`
+	// PrivateAddresses says whether receivers may call loopback, link-local and
+	// private addresses: "allow" or "block". Empty: blocked where tenants come
+	// with tokens (auth.mode), as they are not to reach what Hearth can reach.
+	PrivateAddresses string `yaml:"private_addresses"`
 
-	// AllowedNetworks are called all the same, for example a mail relay:
+	// AllowedNetworks may be called all the same, for example a mail relay:
 	// addresses or networks (10.1.2.3, 10.2.0.0/16), separated by commas.
 	AllowedNetworks string `yaml:"allowed_networks"`
 }
+
+// What PrivateAddresses may be.
+const (
+	Allow = "allow"
+	Block = "block"
+)
 
 // DefaultConfig trusts the tenants, as the header of a proxy is trusted.
 func DefaultConfig() Config {
@@ -43,6 +49,9 @@ func (c *Config) Validate() error {
 	}
 	if c.PeerTimeout <= 0 {
 		return errors.New("peer_timeout: must be more than 0")
+	}
+	if p := c.PrivateAddresses; p != "" && p != Allow && p != Block {
+		return fmt.Errorf("private_addresses: want %s or %s, got %q", Allow, Block, p)
 	}
 	_, err := networks(c.AllowedNetworks)
 	return err

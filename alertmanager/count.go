@@ -11,7 +11,7 @@ import (
 
 // CountWith has somebody count the notifications that receivers have taken. It
 // is called before the service starts.
-func (a *Alertmanager) CountWith(notified func(tenant.ID)) { a.notified = notified }
+func (a *Alertmanager) CountWith(sent func(tenant.ID)) { a.sent = sent }
 
 // counted is receivers whose notifications are counted.
 func (in *instance) counted(receivers map[string][]notify.Integration) map[string][]notify.Integration {
@@ -32,7 +32,7 @@ type counting struct {
 // Notify implements notify.Notifier.
 func (c *counting) Notify(ctx context.Context, alerts ...*alert.Alert) (again bool, err error) {
 	if again, err = c.inner.Notify(ctx, alerts...); err == nil {
-		c.in.parent.notified(c.in.id)
+		c.in.parent.sent(c.in.id)
 	}
 	return again, err
 }

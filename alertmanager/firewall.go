@@ -22,7 +22,7 @@ type firewall struct {
 
 func newFirewall(cfg Config) (firewall, error) {
 	nets, err := networks(cfg.AllowedNetworks)
-	return firewall{cfg.BlockPrivateAddresses, nets}, err
+	return firewall{cfg.PrivateAddresses == Block, nets}, err
 }
 
 // notPublic are addresses that lead to inside somewhere and that net/netip does

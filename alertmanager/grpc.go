@@ -17,7 +17,7 @@ type server struct{ a *Alertmanager }
 
 // Serve implements wire.AlertmanagerServer.
 func (s server) Serve(ctx context.Context, r *wire.APIRequest) (*wire.APIResponse, error) {
-	in, err := s.a.here(tenant.ID(r.Tenant))
+	in, done, err := s.a.here(ctx, tenant.ID(r.Tenant))
 	post := r.Method == http.MethodPost && r.Path == alertsPath
 	if err != nil {
 		if post && wire.KindOf(err) == wire.NotFound {
@@ -25,6 +25,7 @@ func (s server) Serve(ctx context.Context, r *wire.APIRequest) (*wire.APIRespons
 		}
 		return nil, err
 	}
+	defer done()
 	if post {
 		return in.take(ctx, r.Body, r.At)
 	}
@@ -51,21 +52,27 @@ func (in *instance) serve(ctx context.Context, r *wire.APIRequest) (*wire.APIRes
 	return &wire.APIResponse{Status: w.Code, ContentType: w.Header().Get("Content-Type"), Body: w.Body.Bytes()}, nil
 }
 
-// State implements wire.AlertmanagerServer.
+// State implements wire.AlertmanagerServer. One that sleeps has nothing that is
+// not in the bucket: its state is empty.
 func (s server) State(_ context.Context, r *wire.StateRequest) (*wire.AlertState, error) {
-	in, err := s.a.here(tenant.ID(r.Tenant))
-	if err != nil {
+	id := tenant.ID(r.Tenant)
+	if in := s.a.use(id); in != nil {
+		defer in.done()
+		return in.state()
+	}
+	if err := s.a.whyNot(id); err != nil {
 		return nil, err
 	}
-	return in.state()
+	return &wire.AlertState{Tenant: r.Tenant}, nil
 }
 
 // Merge implements wire.AlertmanagerServer.
 func (s server) Merge(ctx context.Context, r *wire.AlertState) (*wire.MergeResponse, error) {
-	in, err := s.a.here(tenant.ID(r.Tenant))
+	in, done, err := s.a.here(ctx, tenant.ID(r.Tenant))
 	if err != nil {
 		return nil, err
 	}
+	defer done()
 	return &wire.MergeResponse{}, in.merge(ctx, r)
 }
 

@@ -11,12 +11,22 @@ type metrics struct {
 	syncs    *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer, tenants func() float64) *metrics {
+func newMetrics(reg prometheus.Registerer, tenants func() (here, awake int)) *metrics {
 	f := promauto.With(reg)
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "hearth_alertmanager_tenants",
-		Help: "Tenants whose Alertmanager runs in this process.",
-	}, tenants)
+		Help: "Tenants whose Alertmanager is in this process, asleep or awake.",
+	}, func() float64 {
+		here, _ := tenants()
+		return float64(here)
+	})
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hearth_alertmanager_tenants_awake",
+		Help: "Tenants whose Alertmanager is in this process and in memory: it has alerts, or somebody has just asked for it.",
+	}, func() float64 {
+		_, awake := tenants()
+		return float64(awake)
+	})
 	return &metrics{
 		received: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "hearth_alertmanager_alerts_received_total",
@@ -28,7 +38,7 @@ func newMetrics(reg prometheus.Registerer, tenants func() float64) *metrics {
 		}, []string{"reason"}),
 		syncs: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "hearth_alertmanager_syncs_total",
-			Help: "Changes of tenants in this process (open, reload, hand over, save state, tell a replica), by outcome.",
+			Help: "Changes of tenants in this process (open, reload, hand over, sleep, save state, tell a replica), by outcome.",
 		}, []string{"what", "outcome"}),
 	}
 }

@@ -1,6 +1,7 @@
 package alertmanager
 
 import (
+	"iter"
 	"maps"
 	"net/http"
 	"slices"
@@ -9,20 +10,24 @@ import (
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-// status tells which tenants run here, and where they do besides.
+// status tells which tenants are here, and where they are besides.
 func (a *Alertmanager) status(w http.ResponseWriter, _ *http.Request) {
 	type line struct {
 		Tenant   tenant.ID `json:"tenant"`
 		Position int       `json:"position"`
 		Members  []string  `json:"members"`
+		Awake    bool      `json:"awake"`
 		Alerts   int64     `json:"alerts"`
 	}
 	a.mu.RLock()
-	open := maps.Clone(a.tenants)
+	open, asleep := maps.Clone(a.tenants), maps.Clone(a.asleep)
 	a.mu.RUnlock()
 	lines := []line{}
-	for _, id := range slices.Sorted(maps.Keys(open)) {
-		l := line{Tenant: id, Alerts: open[id].held.count.Load()}
+	for _, id := range slices.Sorted(joined(maps.Keys(open), maps.Keys(asleep))) {
+		l := line{Tenant: id}
+		if in := open[id]; in != nil {
+			l.Awake, l.Alerts = true, in.held.count.Load()
+		}
 		l.Position, _ = a.place.position(id)
 		for _, m := range a.place.owners(id) {
 			l.Members = append(l.Members, m.ID)
@@ -31,6 +36,19 @@ func (a *Alertmanager) status(w http.ResponseWriter, _ *http.Request) {
 	}
 	if err := writeJSON(w, lines); err != nil {
 		wire.WriteHTTPError(w, err)
+	}
+}
+
+// joined is one sequence after the other.
+func joined(seqs ...iter.Seq[tenant.ID]) iter.Seq[tenant.ID] {
+	return func(yield func(tenant.ID) bool) {
+		for _, seq := range seqs {
+			for id := range seq {
+				if !yield(id) {
+					return
+				}
+			}
+		}
 	}
 }
 

@@ -114,6 +114,40 @@ func (n *news) told(ctx context.Context) {
 
 func (n *news) close() { n.wg.Wait() }
 
+// take says whether there is something that was not saved, and that it will be.
+func (n *news) take() (changed bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	changed, n.changed = n.changed, false
+	return changed
+}
+
+// change says that there is something to save.
+func (n *news) change() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.changed = true
+}
+
+// settled says that all is saved, and nobody is being told anything.
+func (n *news) settled() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.changed && n.telling == nil
+}
+
+// known says that members know, or will, all that is known here.
+func (n *news) known(members []ring.Member) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.upToDate == nil {
+		n.upToDate = map[string]bool{}
+	}
+	for _, m := range members {
+		n.upToDate[m.ID] = true
+	}
+}
+
 // behind are those of the members that may have missed something. Who is not
 // among the members is forgotten: it may come back without what it knew.
 func (n *news) behind(others []ring.Member) (late []ring.Member) {
@@ -138,12 +172,7 @@ func (in *instance) catchUp(ctx context.Context) bool {
 	if len(late) == 0 {
 		return true
 	}
-	// Before the state is read: what fails to be told from now on takes it back.
-	in.news.mu.Lock()
-	for _, m := range late {
-		in.news.upToDate[m.ID] = true
-	}
-	in.news.mu.Unlock()
+	in.news.known(late) // before the state is read: what fails to be told from now on takes it back
 	s, err := in.state()
 	if err != nil {
 		in.logger.Warn("alertmanager state not read", "err", err)
@@ -163,7 +192,7 @@ func (in *instance) state() (s *wire.AlertState, err error) {
 	}
 	it := in.alerts.GetPending()
 	defer it.Close()
-	var alerts []*alert.Alert
+	alerts := []*alert.Alert{}
 	for a := range it.Next() {
 		alerts = append(alerts, a.Data)
 	}
@@ -194,6 +223,7 @@ func (in *instance) merge(ctx context.Context, s *wire.AlertState) error {
 		if err := in.alerts.Put(ctx, a); err != nil {
 			return fmt.Errorf("merge alerts: %w", err)
 		}
+		in.news.change()
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/alertmanager/alert"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/ring"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
@@ -18,25 +19,43 @@ import (
 func stateKey(id tenant.ID) bucket.Key { return home.Join("state", string(id)+".json") }
 
 // save writes the tenant's state to the bucket, if there is something new.
-func (in *instance) save(ctx context.Context) error {
-	in.news.mu.Lock()
-	changed := in.news.changed
-	in.news.changed = false
-	in.news.mu.Unlock()
-	if !changed {
+func (in *instance) save(ctx context.Context) (err error) {
+	if !in.news.take() {
 		return nil
 	}
-	s, err := in.state()
-	if err == nil {
-		err = in.parent.store.write(ctx, stateKey(in.id), s, bucket.Condition{})
+	for range maxConflicts {
+		if err = in.trySave(ctx); !errors.Is(err, bucket.ErrPrecondition) {
+			break
+		}
 	}
 	if err != nil {
-		in.news.mu.Lock()
-		in.news.changed = true
-		in.news.mu.Unlock()
+		in.news.change()
 		return fmt.Errorf("save state: %w", err)
 	}
 	return nil
+}
+
+// trySave adds what others have saved before it writes: a replica that was cut
+// off from the others does not take away what it does not know.
+func (in *instance) trySave(ctx context.Context) error {
+	var saved wire.AlertState
+	etag, err := in.parent.store.read(ctx, stateKey(in.id), &saved)
+	cond := bucket.Condition{IfMatch: etag}
+	if errors.Is(err, bucket.ErrNotFound) {
+		cond, err = bucket.Condition{IfAbsent: true}, nil
+	}
+	if err != nil {
+		return err
+	}
+	saved.Alerts = nil // those that matter are sent again all the time
+	if err := in.merge(ctx, &saved); err != nil {
+		return err
+	}
+	s, err := in.state()
+	if err != nil {
+		return err
+	}
+	return in.parent.store.write(ctx, stateKey(in.id), s, cond)
 }
 
 // restoreTimeout bounds the wait for the other replicas; one that does not
@@ -45,8 +64,10 @@ const restoreTimeout = 3 * time.Second
 
 // restore brings what the bucket and the other replicas know. It fails where
 // neither can be read: to send without knowing what was sent, or what is
-// silenced, is worse than to send a little later.
+// silenced, is worse than to send a little later. The replicas are asked first:
+// what one knows that says it sleeps was saved by then.
 func (in *instance) restore(ctx context.Context) error {
+	awake, asleep := in.restoreFromOthers(ctx)
 	var saved wire.AlertState
 	_, err := in.parent.store.read(ctx, stateKey(in.id), &saved)
 	if errors.Is(err, bucket.ErrNotFound) {
@@ -57,17 +78,20 @@ func (in *instance) restore(ctx context.Context) error {
 			err = in.merge(ctx, &saved)
 		}
 	}
-	if in.restoreFromOthers(ctx) == 0 && err != nil {
+	switch {
+	case err == nil:
+		in.news.known(asleep) // when they wake, they read what this one has read
+	case awake == 0:
 		return fmt.Errorf("restore state: %w", err)
-	}
-	if err != nil {
+	default:
 		in.logger.Warn("alertmanager state of the bucket not read, that of the replicas was", "err", err)
 	}
 	return nil
 }
 
-// restoreFromOthers asks all other replicas, and says how many have answered.
-func (in *instance) restoreFromOthers(ctx context.Context) (n int) {
+// restoreFromOthers asks all other replicas, and says how many have told what
+// they know, and who sleeps.
+func (in *instance) restoreFromOthers(ctx context.Context) (awake int, asleep []ring.Member) {
 	others := in.parent.place.others(in.id)
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
@@ -86,12 +110,16 @@ func (in *instance) restoreFromOthers(ctx context.Context) (n int) {
 		})
 	}
 	wg.Wait()
-	for _, s := range states {
-		if s != nil && in.merge(ctx, s) == nil {
-			n++
+	for i, s := range states {
+		switch {
+		case s == nil:
+		case len(s.Alerts) == 0: // there is a list where one is awake
+			asleep = append(asleep, others[i])
+		case in.merge(ctx, s) == nil:
+			awake++
 		}
 	}
-	return n
+	return awake, asleep
 }
 
 // prolongFor is how long an alert of a saved state is taken to fire: until

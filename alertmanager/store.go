@@ -162,6 +162,11 @@ func (s store) remove(ctx context.Context, id tenant.ID) error {
 	return s.bucket.Delete(ctx, configKey(id))
 }
 
+// Forget removes all that a bucket has of a tenant's Alertmanager.
+func Forget(ctx context.Context, b bucket.Bucket, id tenant.ID) error {
+	return store{b}.forget(ctx, id)
+}
+
 // forget deletes everything that is kept of a tenant.
 func (s store) forget(ctx context.Context, id tenant.ID) error {
 	errs := []error{s.remove(ctx, id), s.bucket.Delete(ctx, stateKey(id))}

@@ -21,7 +21,7 @@ const (
 	// and tells replicas what they have missed.
 	syncEvery = time.Second
 	// listEvery is how soon a change is seen that nobody told us of.
-	listEvery = 5 * time.Minute
+	listEvery = 30 * time.Minute
 	// saveEvery is how often a tenant's state is written, if it has changed.
 	saveEvery = 15 * time.Minute
 	// atOnce is how many tenants are opened, changed or closed at the same time.
@@ -64,7 +64,11 @@ func (a *Alertmanager) sync(ctx context.Context) {
 		})
 	}
 	_ = g.Wait() // each has logged
-	_ = a.each(ctx, func(ctx context.Context, in *instance) error { in.catchUp(ctx); return nil })
+	_ = a.each(ctx, func(ctx context.Context, in *instance) error {
+		in.catchUp(ctx)
+		a.letSleep(ctx, in)
+		return nil
+	})
 }
 
 func (a *Alertmanager) lastListed() time.Time {
@@ -90,15 +94,16 @@ func (a *Alertmanager) list(ctx context.Context) {
 // toChange lists the tenants that are not as they should be.
 func (a *Alertmanager) toChange() (ids []tenant.ID) {
 	a.mu.RLock()
-	known, open := maps.Clone(a.known), maps.Clone(a.tenants)
+	known, open, asleep := maps.Clone(a.known), maps.Clone(a.tenants), maps.Clone(a.asleep)
 	a.mu.RUnlock()
 	for id, etag := range known {
 		_, owner := a.place.position(id)
-		if in := open[id]; owner != (in != nil) || (in != nil && in.etag() != etag) {
+		in := open[id]
+		if here := in != nil || asleep[id]; owner != here || (in != nil && in.etag() != etag) {
 			ids = append(ids, id)
 		}
 	}
-	for id := range open {
+	for id := range joined(maps.Keys(open), maps.Keys(asleep)) {
 		if _, ok := known[id]; !ok {
 			ids = append(ids, id)
 		}
@@ -108,13 +113,17 @@ func (a *Alertmanager) toChange() (ids []tenant.ID) {
 
 var seed = maphash.MakeSeed()
 
-// change makes a tenant as it should be: open with its configuration, or not
-// here.
-func (a *Alertmanager) change(ctx context.Context, id tenant.ID) error {
+// lock lets one change of a tenant happen at a time.
+func (a *Alertmanager) lock(id tenant.ID) (unlock func()) {
 	mu := &a.changing[maphash.String(seed, string(id))%uint64(len(a.changing))]
 	mu.Lock()
-	defer mu.Unlock()
+	return mu.Unlock
+}
 
+// change makes a tenant as it should be: here, with its configuration, awake if
+// it has something to do; or not here.
+func (a *Alertmanager) change(ctx context.Context, id tenant.ID) error {
+	defer a.lock(id)()
 	in := a.get(id)
 	_, owner := a.place.position(id)
 	if in != nil && !owner && a.configured(id) {
@@ -124,6 +133,7 @@ func (a *Alertmanager) change(ctx context.Context, id tenant.ID) error {
 	switch {
 	case errors.Is(err, bucket.ErrNotFound):
 		a.know(id, "")
+		a.sleepHere(id, false)
 		if in == nil {
 			return nil
 		}
@@ -137,9 +147,10 @@ func (a *Alertmanager) change(ctx context.Context, id tenant.ID) error {
 	switch {
 	case in != nil:
 		return a.metrics.done("reload", in.apply(v.UserConfig, etag))
-	case owner:
-		return a.metrics.done("open", a.open(ctx, id, v.UserConfig, etag))
+	case owner && !a.sleeps(id):
+		return a.metrics.done("open", a.open(ctx, id, v.UserConfig, etag, (*instance).busy))
 	default:
+		a.sleepHere(id, owner)
 		return nil
 	}
 }
@@ -163,13 +174,21 @@ func (a *Alertmanager) know(id tenant.ID, etag string) {
 }
 
 // open brings a tenant here. What the other replicas and the bucket know of
-// silences and notifications is there before anything is sent.
-func (a *Alertmanager) open(ctx context.Context, id tenant.ID, c UserConfig, etag string) error {
+// silences and notifications is there before anything is sent. If it then is
+// not wanted, it sleeps.
+func (a *Alertmanager) open(ctx context.Context, id tenant.ID, c UserConfig, etag string, wanted func(*instance) bool) error {
 	in, err := a.newInstance(id)
 	if err != nil {
 		return err
 	}
-	if err = in.restore(ctx); err == nil {
+	err = in.restore(ctx)
+	if err == nil && !wanted(in) {
+		in.close()
+		a.sleepHere(id, true)
+		return nil
+	}
+	if err == nil {
+		in.listen()
 		err = in.apply(c, etag)
 	}
 	if err != nil {
@@ -179,6 +198,7 @@ func (a *Alertmanager) open(ctx context.Context, id tenant.ID, c UserConfig, eta
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.tenants[id] = in
+	delete(a.asleep, id)
 	return nil
 }
 

@@ -76,6 +76,9 @@ func (in *instance) take(ctx context.Context, body []byte, at time.Time) (*wire.
 	if err := in.alerts.Put(ctx, valid...); err != nil {
 		return nil, fmt.Errorf("put alerts: %w", err)
 	}
+	if len(valid) > 0 {
+		in.news.change()
+	}
 	if refused != nil {
 		return nil, refused
 	}

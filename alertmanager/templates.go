@@ -9,7 +9,9 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	tmpltext "text/template"
+	"text/template/parse"
 
 	"github.com/prometheus/alertmanager/config"
 	"github.com/prometheus/alertmanager/template"
@@ -21,25 +23,56 @@ import (
 //go:embed shipped.tmpl
 var shipped embed.FS
 
-// newTemplates parses a tenant's templates, over upstream's and ours, and bounds
-// what running them may cost. Templates in the configuration itself become named
-// ones, so that all that runs is bounded; conf then calls them.
-func newTemplates(files map[string]string, conf *config.Config) (*template.Template, error) {
+// base are the templates that every tenant has, upstream's and ours, bounded.
+// The trees are shared by all tenants: text/template does not change what it
+// runs, and of html/template upstream runs only copies.
+var base = sync.OnceValues(func() (map[string]*parse.Tree, error) {
 	var text *tmpltext.Template
-	var html *tmplhtml.Template
-	t, err := template.FromGlobs(nil, func(tt *tmpltext.Template, th *tmplhtml.Template) { text, html = tt, th })
+	t, err := template.FromGlobs(nil, func(tt *tmpltext.Template, _ *tmplhtml.Template) { text = tt })
 	if err != nil {
 		return nil, err
 	}
-	b := newBudget()
-	text.Funcs(b.functions())
-	html.Funcs(b.functions())
 	ours, err := shipped.Open("shipped.tmpl")
 	if err != nil {
 		return nil, err
 	}
 	if err := t.Parse(ours); err != nil {
 		return nil, fmt.Errorf("shipped.tmpl: %w", err)
+	}
+	trees := map[string]*parse.Tree{}
+	for _, tt := range text.Templates() {
+		if tt.Name() != "" {
+			bound(tt.Tree)
+			trees[tt.Name()] = tt.Tree
+		}
+	}
+	return trees, nil
+})
+
+// newTemplates parses a tenant's templates, over the base, and bounds what
+// running them may cost. Templates in the configuration itself become named
+// ones, so that all that runs is bounded; conf then calls them.
+func newTemplates(files map[string]string, conf *config.Config) (*template.Template, error) {
+	shared, err := base()
+	if err != nil {
+		return nil, err
+	}
+	var text *tmpltext.Template
+	var html *tmplhtml.Template
+	t, err := template.New(func(tt *tmpltext.Template, th *tmplhtml.Template) { text, html = tt, th })
+	if err != nil {
+		return nil, err
+	}
+	b := newBudget()
+	text.Funcs(b.functions())
+	html.Funcs(b.functions())
+	for name, tree := range shared {
+		if _, err := text.AddParseTree(name, tree); err != nil {
+			return nil, err
+		}
+		if _, err := html.AddParseTree(name, tree); err != nil {
+			return nil, err
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if _, err := text.New(name).Parse(files[name]); err != nil {
@@ -56,10 +89,14 @@ func newTemplates(files map[string]string, conf *config.Config) (*template.Templ
 		return nil, in.err
 	}
 	for _, tt := range text.Templates() {
-		b.bound(tt.Tree)
+		if tt.Tree != shared[tt.Name()] {
+			bound(tt.Tree)
+		}
 	}
 	for _, th := range html.Templates() {
-		b.bound(th.Tree)
+		if th.Tree != shared[th.Name()] {
+			bound(th.Tree)
+		}
 	}
 	return t, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,8 @@ type instance struct {
 	rate     *rate.Limiter
 	news     news
 	step     atomic.Int64 // how long each replica waits for the one before it
+	users    atomic.Int64 // requests that are under way
+	used     atomic.Int64 // when the last one began, in ns
 
 	mu         sync.RWMutex
 	version    string // ETag of what runs
@@ -58,7 +61,6 @@ type instance struct {
 	dispatcher *dispatch.Dispatcher
 	inhibitor  *inhibit.Inhibitor
 	api        *apiv2.API // nil until somebody asks, most never do
-	asked      time.Time
 }
 
 // newInstance makes a tenant's Alertmanager. It does nothing until apply.
@@ -68,6 +70,7 @@ func (a *Alertmanager) newInstance(id tenant.ID) (*instance, error) {
 	var err error
 	in.silences, err = silence.New(silence.Options{
 		Retention: retention, Logger: in.logger, Metrics: unregistered{},
+		SnapshotReader: strings.NewReader(""), // without one, it makes room for hundreds
 		Limits: silence.Limits{
 			MaxSilences:         limit(func(l *tenant.Limits) int { return l.MaxSilences }),
 			MaxSilenceSizeBytes: limit(func(l *tenant.Limits) int { return l.MaxSilenceSize }),
@@ -87,9 +90,14 @@ func (a *Alertmanager) newInstance(id tenant.ID) (*instance, error) {
 	}
 	in.rate = newRate(a.limits(id).NotificationRate)
 	in.news.in = in
+	in.used.Store(time.Now().UnixNano())
+	return in, nil
+}
+
+// listen has what is new from now on told to the other replicas.
+func (in *instance) listen() {
 	in.silences.SetBroadcast(func(b []byte) { in.news.add(b, nil) })
 	in.log.SetBroadcast(func(b []byte) { in.news.add(nil, b) })
-	return in, nil
 }
 
 // newRate bounds notifications; a second's worth may be saved up for ten.
@@ -121,7 +129,7 @@ func (in *instance) apply(c UserConfig, etag string) error {
 	defer in.mu.Unlock()
 	in.halt()
 	inhibitor := inhibit.NewInhibitor(in.alerts, l.conf.InhibitRules, in.logger, eventrecorder.Recorder{})
-	pipeline := in.parent.pipeline.New(in.counted(receivers), in.wait, inhibitor, in.silencer, timeinterval.NewIntervener(l.intervals()), in.muted, in.log, nil)
+	pipeline := in.pipeline(in.counted(receivers), inhibitor, timeinterval.NewIntervener(l.intervals()))
 	routes := dispatch.NewRoute(l.conf.Route, nil)
 	in.step.Store(int64(step(routes, time.Duration(in.parent.cfg.PeerTimeout))))
 	dispatcher := dispatch.NewDispatcher(in.alerts, routes, pipeline, in.muted, in.timeout,
@@ -175,15 +183,11 @@ func (in *instance) groups(ctx context.Context, routes func(*dispatch.Route) boo
 	return d.Groups(ctx, routes, alerts)
 }
 
-// apiIdle is how long the API of a tenant stays in memory unused.
-const apiIdle = 10 * time.Minute
-
 // handler is the tenant's API. It takes some memory, so it is made when
 // somebody asks.
 func (in *instance) handler() (*apiv2.API, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.asked = time.Now()
 	if in.api == nil {
 		api, err := apiv2.NewAPI(in.alerts, in.groups, in.muted.Muted, in.silences, nil, in.logger, unregistered{})
 		if err != nil {
@@ -209,7 +213,7 @@ func (in *instance) collect() {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if time.Since(in.asked) > apiIdle {
+	if in.unused() {
 		in.api = nil
 	}
 }

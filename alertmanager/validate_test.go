@@ -2,8 +2,13 @@ package alertmanager
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -109,28 +114,91 @@ func TestTemplatesAreBounded(t *testing.T) {
 	require.Equal(t, 404, code, body)
 }
 
-// Private addresses are not called where that is set, by whatever name.
+// Private addresses are not called where that is set: by whatever name, nor by a
+// way round.
 func TestFirewall(t *testing.T) {
 	t.Parallel()
 	url, got := newHook(t)
 	box := newMailbox(t)
+	var around atomic.Int64
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		around.Add(1)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"access_token": "x", "token_type": "bearer"}`)
+	}))
+	t.Cleanup(other.Close)
+	webhook := func(more string) string { return plain + "  webhook_configs: [{url: '" + url + "'" + more + "}]" }
 	for _, c := range []struct{ allowed, want string }{{"", "err-receiver-address"}, {"127.0.0.0/8, ::1", ""}} {
-		w := newWorldOf(t, 1, func(w *world) { w.cfg.BlockPrivateAddresses, w.cfg.AllowedNetworks = true, c.allowed })
+		w := newWorldOf(t, 1, func(w *world) { w.cfg.PrivateAddresses, w.cfg.AllowedNetworks = Block, c.allowed })
 		m := w.members[0]
 		for _, conf := range []string{
-			plain + "  webhook_configs: [{url: '" + url + "'}]",
-			plain + "  webhook_configs: [{url: '" + strings.Replace(url, "127.0.0.1", "localhost", 1) + "'}]",
+			webhook(""),
+			strings.Replace(webhook(""), "127.0.0.1", "localhost", 1),
+			strings.Replace(webhook(""), "127.0.0.1", "[::ffff:127.0.0.1]", 1),
+			webhook(", http_config: {proxy_url: '" + other.URL + "'}"),
+			webhook(", http_config: {oauth2: {client_id: x, client_secret: y, token_url: '" + other.URL + "'}}"),
 			strings.Replace(box.config(), "name: mail", "name: r", 1) + "- name: mail\n",
+			strings.Replace(strings.Replace(box.config(), "name: mail", "name: r", 1), "127.0.0.1", "localhost", 1) + "- name: mail\n",
 		} {
 			m.configure(conf)
 			_, body := m.do(http.MethodPost, "/api/v1/alerts/test?receiver=r", "")
 			if c.want != "" {
-				require.Contains(t, body, c.want)
+				require.Contains(t, body, c.want, conf)
 				continue
 			}
-			require.NotContains(t, body, "error")
+			require.NotContains(t, body, "error", conf)
 		}
 	}
-	require.Len(t, got, 2)
-	require.Equal(t, "firing TestAlert", box.next())
+	require.Len(t, got, 4, "those that go to the webhook, and only in the second round")
+	require.EqualValues(t, 2, around.Load(), "the proxy and the tokens")
+	for range 2 {
+		require.Equal(t, "firing TestAlert", box.next())
+	}
+	require.Empty(t, box.in)
+}
+
+// A redirect from an address that may be called to one that may not gets nowhere.
+func TestFirewallRedirect(t *testing.T) {
+	t.Parallel()
+	url, got := newHook(t)
+	l, err := net.Listen("tcp", "127.0.0.2:0")
+	if err != nil {
+		t.Skip("needs a second loopback address")
+	}
+	outside := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.RedirectHandler(url, http.StatusTemporaryRedirect)}}
+	outside.Start()
+	t.Cleanup(outside.Close)
+	for allowed, want := range map[string]int{"127.0.0.2": 0, "127.0.0.2,127.0.0.1": 1} {
+		w := newWorldOf(t, 1, func(w *world) { w.cfg.PrivateAddresses, w.cfg.AllowedNetworks = Block, allowed })
+		w.members[0].configure(plain + "  webhook_configs: [{url: '" + outside.URL + "'}]")
+		_, body := w.members[0].do(http.MethodPost, "/api/v1/alerts/test?receiver=r", "")
+		require.Equal(t, want == 0, strings.Contains(body, "err-receiver-address"), body)
+		require.Len(t, got, want)
+		for range want {
+			<-got
+		}
+	}
+}
+
+// A name that is public when it is first looked up, and private when it is
+// dialled, is not called: what is dialled is what is checked.
+func TestFirewallChecksWhatIsDialled(t *testing.T) {
+	t.Parallel()
+	door, err := newFirewall(Config{PrivateAddresses: Block, AllowedNetworks: "10.1.2.0/24"})
+	require.NoError(t, err)
+	f := func(address string, allowed bool) {
+		t.Helper()
+		require.Equal(t, allowed, door.check(netip.MustParseAddr(address)) == nil, address)
+	}
+	f("8.8.8.8", true)
+	f("2001:4860:4860::8888", true)
+	f("10.1.2.3", true)
+	for _, inside := range []string{
+		"10.1.3.3", "127.0.0.1", "127.9.9.9", "0.0.0.0", "169.254.169.254", "172.16.0.1", "192.168.1.1", "100.64.0.1", "224.0.0.1", "255.255.255.255",
+		"::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "::7f00:1",
+	} {
+		f(inside, false)
+	}
+	_, err = door.dial(t.Context(), "tcp", "localhost:1")
+	require.ErrorContains(t, err, "err-receiver-address")
 }

@@ -25,7 +25,7 @@ func (a *App) placeAlertmanagers(p *peers) (*alertmanager.Place, *ring.Membershi
 		}
 		return alertmanager.Alone(), nil, nil
 	}
-	if !runs && !a.cfg.runs(targetRuler) {
+	if !runs && !a.cfg.runs(targetRuler) && !a.cfg.runs(targetQuerier) {
 		return nil, nil, nil
 	}
 	r, err := p.cluster.Ring(targetAlertmanager, nil)
@@ -34,6 +34,7 @@ func (a *App) placeAlertmanagers(p *peers) (*alertmanager.Place, *ring.Membershi
 	}
 	a.operators.Handle("/multitenant_alertmanager/ring", r).Methods(http.MethodGet, http.MethodPost)
 	a.parts = append(a.parts, part{"alertmanagers", r})
+	p.alertmanagers = r
 	place := alertmanager.Among(r, p.cluster.InstanceID(), p.way.toAlertmanager)
 	if !runs {
 		return place, nil, nil
@@ -48,7 +49,10 @@ func (a *App) addAlertmanager(b bucket.Bucket, place *alertmanager.Place, member
 	if cfg.ExternalURL == "" {
 		cfg.ExternalURL = a.scheme() + "://" + reachable(a.cfg.Server.HTTPListenAddress) + "/alertmanager"
 	}
-	am, err := alertmanager.New(cfg, b, place, a.registry.Limits, a.logger, a.reg)
+	if cfg.PrivateAddresses == "" && a.cfg.Auth.Mode == tenant.ModeToken {
+		cfg.PrivateAddresses = alertmanager.Block
+	}
+	am, err := alertmanager.New(cfg, bucket.For(b, targetAlertmanager), place, a.registry.Limits, a.logger, a.reg)
 	if err != nil {
 		return fmt.Errorf("build the alertmanager: %w", err)
 	}

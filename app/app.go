@@ -33,6 +33,7 @@ import (
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/compactor"
 	"github.com/hearth-metrics/hearth/distributor"
+	"github.com/hearth-metrics/hearth/importer"
 	"github.com/hearth-metrics/hearth/ingester"
 	"github.com/hearth-metrics/hearth/querier"
 	"github.com/hearth-metrics/hearth/storegateway"
@@ -140,10 +141,10 @@ func (a *App) build(reg prometheus.Registerer) error {
 	a.http = a.newHTTPServer()
 	a.grpc, a.health = newGRPCServer(a.transport)
 
-	a.parts = append(a.parts, part{"bucket", services.NewBasicService(nil, a.lookAt(b), nil)})
+	a.parts = append(a.parts, part{"bucket", services.NewBasicService(nil, a.lookAt(bucket.For(b, "start")), nil)})
 	var ing *ingester.Ingester
 	if cfg.runs(targetIngester) {
-		if ing, err = ingester.New(cfg.Ingester, cfg.DataDir, b, limits, logger, reg); err != nil {
+		if ing, err = ingester.New(cfg.Ingester, cfg.DataDir, bucket.For(b, targetIngester), limits, logger, reg); err != nil {
 			return fmt.Errorf("build the ingester: %w", err)
 		}
 		ing.RegisterRoutes(a.operators)
@@ -184,21 +185,25 @@ func (a *App) build(reg prometheus.Registerer) error {
 	return nil
 }
 
-// buildBackend makes what works by itself: the compactor, the alertmanager, and
-// the ruler, which tells that one what fires.
+// buildBackend makes what works by itself: the compactor, with the importer of
+// blocks that it will merge, the alertmanager, and the ruler, which tells that
+// one what fires.
 func (a *App) buildBackend(b bucket.Bucket, peers *peers, dist *distributor.Distributor, quer *querier.Querier) error {
 	if a.cfg.runs(targetCompactor) {
-		comp, err := compactor.New(a.cfg.Compactor, a.cfg.DataDir, b, a.registry.Limits, a.logger, a.reg)
+		comp, err := compactor.New(a.cfg.Compactor, a.cfg.DataDir, bucket.For(b, targetCompactor), a.registry.Limits, a.logger, a.reg)
 		if err != nil {
 			return fmt.Errorf("build the compactor: %w", err)
 		}
 		if err := a.shareCompactions(peers, comp); err != nil {
 			return err
 		}
-		comp.DeleteFor(a.registry)
+		comp.DeleteFor(forgetful{a.registry, b})
 		comp.CountWith(a.meter.Holds)
 		a.parts = append(a.parts, part{"compactor", comp})
 		comp.RegisterRoutes(a.doors.of(tenant.Admin))
+		imp := importer.New(a.cfg.DataDir, bucket.For(b, "importer"), a.registry.Limits, a.logger, a.reg)
+		a.parts = append(a.parts, part{"importer", imp})
+		imp.RegisterRoutes(a.doors.of(tenant.MetricsWrite))
 	}
 	place, member, err := a.placeAlertmanagers(peers)
 	if err != nil {
@@ -208,6 +213,12 @@ func (a *App) buildBackend(b bucket.Bucket, peers *peers, dist *distributor.Dist
 		if err := a.addAlertmanager(b, place, member); err != nil {
 			return err
 		}
+	}
+	if err := a.findRulers(peers); err != nil {
+		return err
+	}
+	if quer != nil {
+		quer.TellOf(a.beside(peers))
 	}
 	if a.cfg.runs(targetRuler) {
 		return a.addRuler(b, peers, place, dist, quer)
@@ -222,18 +233,17 @@ func (a *App) buildReaders(b bucket.Bucket, peers *peers) (*querier.Querier, err
 	var gateway *storegateway.Gateway
 	var err error
 	if cfg.runs(targetStoreGateway) {
-		if gateway, err = storegateway.New(cfg.StoreGateway, cfg.DataDir, b, limits, logger, a.reg); err != nil {
+		if gateway, err = storegateway.New(cfg.StoreGateway, cfg.DataDir, bucket.For(b, targetStoreGateway), limits, logger, a.reg); err != nil {
 			return nil, fmt.Errorf("build the store gateway: %w", err)
 		}
 		a.parts = append(a.parts, part{"storegateway", gateway})
 	}
-	list := querier.NewCatalogue(cfg.Querier, b, logger, a.reg)
+	list := querier.NewCatalogue(cfg.Querier, bucket.For(b, targetQuerier), logger, a.reg)
 	stored, err := a.findGateways(peers, gateway, list)
 	if err != nil || (!cfg.runs(targetQuerier) && !cfg.runs(targetRuler)) {
 		return nil, err
 	}
 	cfg.Querier.Version = version.Version
-	cfg.Querier.Rules = cfg.runs(targetRuler) || peers.cluster != nil
 	quer, err := querier.New(cfg.Querier, peers.reads, stored, limits, logger, a.reg)
 	if err != nil {
 		return nil, fmt.Errorf("build the querier: %w", err)

@@ -39,6 +39,8 @@ type peers struct {
 
 	haStore      distributor.HAStore // nil: no other distributor
 	distributors *ring.Ring          // nil: no other distributor
+
+	rulers, alertmanagers *ring.Ring // nil: there are none in other processes, or nobody here asks
 }
 
 // findPeers hands out the ingester of this process, or, where there are others,
@@ -151,7 +153,7 @@ func (a *App) findGateways(p *peers, gateway *storegateway.Gateway, list *querie
 	if p.cluster == nil {
 		return querier.NewLocal(list, gateway), nil
 	}
-	if gateway == nil && !a.cfg.runs(targetQuerier) {
+	if gateway == nil && !a.cfg.runs(targetQuerier) && !a.cfg.runs(targetRuler) {
 		return nil, nil //nolint:nilnil // nobody asks
 	}
 	r, err := p.cluster.RingOfAny(targetStoreGateway)

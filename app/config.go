@@ -205,7 +205,10 @@ func (c LogConfig) SlogLevel() slog.Level { return logLevels[c.Level] }
 
 // validateLimits refuses negative limits: none of them has a meaning.
 func validateLimits(c *tenant.LimitsConfig) error {
-	errs := []error{notNegative("limits.defaults", c.Defaults)}
+	errs := []error{c.CheckPlans(), notNegative("limits.defaults", c.Defaults)}
+	for name, l := range c.Plans {
+		errs = append(errs, notNegative(join("limits.plans", name), l))
+	}
 	for id, l := range c.Tenants {
 		errs = append(errs, notNegative(join("limits.tenants", string(id)), l))
 	}

@@ -85,7 +85,7 @@ func (d *decoder) structure(n *yaml.Node, path string, dst reflect.Value) {
 
 func (d *decoder) mapping(n *yaml.Node, path string, dst reflect.Value) {
 	given, ok := d.entries(n, path)
-	if !ok {
+	if !ok || (len(given) == 0 && dst.Len() == 0) { // nothing is nothing, however it is written
 		return
 	}
 	t := dst.Type()
@@ -111,6 +111,9 @@ func (d *decoder) mapping(n *yaml.Node, path string, dst reflect.Value) {
 func (d *decoder) list(n *yaml.Node, path string, dst reflect.Value) {
 	if n.Kind != yaml.SequenceNode {
 		d.failf(n, "%s: want a list, got %s", path, describe(n))
+		return
+	}
+	if len(n.Content) == 0 && dst.Len() == 0 {
 		return
 	}
 	l := reflect.MakeSlice(dst.Type(), len(n.Content), len(n.Content))

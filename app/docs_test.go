@@ -101,9 +101,12 @@ func writeKeys(t *testing.T, out *strings.Builder, path string, v reflect.Value)
 		case isLeaf(f.Type):
 			writeKey(t, out, v.Type(), p, f, v)
 		case f.Type.Kind() == reflect.Map:
-			fmt.Fprintf(out, "| `%s` | %s | | %s |\n", join(p, placeholder(f.Type)), "section", cell(mapComment(t, v.Type(), f)))
+			fmt.Fprintf(out, "| `%s` | %s | | %s |\n", p+"."+placeholder(f.Type), mapType(f.Type), cell(mapComment(t, v.Type(), f)))
 		case f.Type.Kind() == reflect.Slice:
 			writeKey(t, out, v.Type(), p, f, v)
+			if item := f.Type.Elem(); item.Kind() == reflect.Struct {
+				writeKeys(t, out, p+"[]", reflect.New(item).Elem())
+			}
 		default:
 			writeKeys(t, out, p, v.FieldByIndex(f.Index))
 		}
@@ -115,6 +118,13 @@ func writeKey(t *testing.T, out *strings.Builder, owner reflect.Type, path strin
 	// A field without a comment says all in its name.
 	comment := regexp.MustCompile(`^`+f.Name+` (is|are|says) `).ReplaceAllString(fieldComments(t, owner)[f.Name], "")
 	fmt.Fprintf(out, "| `%s` | %s | %s | %s |\n", path, shortType(f.Type), defaultText(v.FieldByIndex(f.Index)), cell(comment))
+}
+
+func mapType(t reflect.Type) string {
+	if isLeaf(t.Elem()) {
+		return shortType(t.Elem())
+	}
+	return "section"
 }
 
 func mapComment(t *testing.T, owner reflect.Type, f reflect.StructField) string {

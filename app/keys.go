@@ -48,6 +48,9 @@ func keysOf(t reflect.Type, path string) []string {
 
 // placeholder stands for the keys of a map where valid keys are listed.
 func placeholder(t reflect.Type) string {
+	if t.Key() == reflect.TypeFor[string]() {
+		return "<name>"
+	}
 	return "<" + strings.ToLower(strings.TrimSuffix(t.Key().String(), ".ID")) + ">"
 }
 

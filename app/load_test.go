@@ -54,6 +54,46 @@ log: {level: "$$warn"}
 	require.Equal(t, "warn", cfg.Log.Level)
 }
 
+func TestLoadPlansAndGrants(t *testing.T) {
+	cfg, err := load(t, `
+limits:
+  plans: {small: {max_series: 7, max_query_length: 1d}}
+  defaults: {max_metadata: 3}
+auth:
+  mode: token
+  oidc:
+    issuer: https://id.example.com
+    audience: hearth
+    grants:
+      - claims: {groups: ops, 'https://a.b/c': 7}
+        scopes: [operator]
+      - tenants: [acme, 007]
+        scopes: [metrics:read]
+        label_claims: {team: teams}
+`, nil)
+	require.NoError(t, err)
+	require.Equal(t, 7, cfg.Limits.Plans["small"].MaxSeries)
+	require.Equal(t, 3, cfg.Limits.Plans["small"].MaxMetadata, "a plan starts from the defaults")
+	require.Equal(t, []tenant.Grant{
+		{Claims: map[string]string{"groups": "ops", "https://a.b/c": "7"}, Scopes: []string{"operator"}},
+		{Tenants: []tenant.ID{"acme", "007"}, Scopes: []string{"metrics:read"}, LabelClaims: map[string]string{"team": "teams"}},
+	}, cfg.Auth.OIDC.Grants)
+	diff, err := PrintDiff(cfg)
+	require.NoError(t, err)
+	require.Contains(t, string(diff), "small:\n      max_series: 7\n      max_query_length: 1d\n")
+	for text, want := range map[string]string{
+		"limits: {plans: {small: {max_serie: 1}}}":                                    `nearest valid key is "limits.plans.small.max_series"`,
+		"limits: {plans: {small: {max_series: -1}}}":                                  "limits.plans.small.max_series: must not be negative",
+		"limits: {plans: {a/b: {}}}":                                                  "limits.plans",
+		"auth: {oidc: {issuer: 'https://x'}}":                                         "auth.oidc.issuer: needs mode token",
+		"auth: {mode: token, oidc: {grants: [{scope: x}]}}":                           `nearest valid key is "auth.oidc.grants[0].scopes"`,
+		"auth: {mode: token, oidc: {issuer: 'https://x', audience: h, grants: [{}]}}": "auth.oidc.grants[0].scopes: must not be empty",
+	} {
+		_, err := load(t, text, nil)
+		require.ErrorContains(t, err, want, text)
+	}
+}
+
 func TestSet(t *testing.T) {
 	cfg, err := load(t, "data_dir: a\nserver:\nlimits: {tenants: {x: {max_series: 1}}}\n", nil,
 		"data_dir=b", "data_dir=c", // the last one holds

@@ -27,14 +27,16 @@ func PrintDiff(cfg Config) ([]byte, error) {
 	if err := def.Encode(&defaults); err != nil {
 		return nil, fmt.Errorf("print the configuration: %w", err)
 	}
-	// A tenant starts from the limits of everyone.
+	// A plan and a tenant start from the limits of everyone.
 	var everyone yaml.Node
 	if err := everyone.Encode(&cfg.Limits.Defaults); err != nil {
 		return nil, fmt.Errorf("print the configuration: %w", err)
 	}
-	if tenants := child(child(&is, "limits"), "tenants"); tenants != nil {
-		for _, t := range pairs(tenants) {
-			without(t.value, &everyone)
+	for _, section := range []string{"plans", "tenants"} {
+		if named := child(child(&is, "limits"), section); named != nil {
+			for _, e := range pairs(named) {
+				without(e.value, &everyone)
+			}
 		}
 	}
 	without(&is, &def)

@@ -2,8 +2,10 @@ package app
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -68,18 +70,22 @@ func BenchmarkRules(b *testing.B) {
 	await := time.NewTimer(time.Minute + 10*time.Second) // until each was evaluated once
 	<-await.C
 
-	cpu, lag := cpuTime(), sum(b, a, "hearth_ruler_evaluation_lag_seconds")
+	cpu, lag := cpuTime(), lagOf(b, a)
 	b.ResetTimer()
 	for range b.N {
 		each(func(id string) error { return send(id, "/api/v1/push", tenSeries(b)) })
 		<-time.After(45 * time.Second)
 	}
 	b.StopTimer()
-	now := sum(b, a, "hearth_ruler_evaluation_lag_seconds")
+	now := lagOf(b, a)
 	elapsed := b.Elapsed().Seconds()
 	b.ReportMetric((cpuTime()-cpu).Seconds()/elapsed, "cores")
 	b.ReportMetric(float64(inUse()-before)/tenants/1024, "KiB/tenant")
+	b.ReportMetric(now.resident/(1<<20), "MiB-resident")
 	b.ReportMetric((now.sum-lag.sum)/(now.count-lag.count)*1000, "ms-lag")
+	for _, bound := range slices.Sorted(maps.Keys(now.upTo)) {
+		b.Logf("evaluations that began within %gs of their time: %.0f of %.0f", bound, now.upTo[bound]-lag.upTo[bound], now.count-lag.count)
+	}
 	b.ReportMetric((now.count-lag.count)/elapsed, "groups/s")
 	b.ReportMetric(counter(b, a, "hearth_ruler_evaluations_missed_total"), "missed")
 	b.ReportMetric(counter(b, a, `hearth_ruler_evaluations_total{outcome="failure"}`)+counter(b, a, `hearth_ruler_evaluations_total{outcome="unavailable"}`), "failed")
@@ -113,19 +119,31 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-type observed struct{ count, sum float64 }
+// lags is how late evaluations began.
+type lags struct {
+	count, sum float64
+	upTo       map[float64]float64 // by seconds
+	resident   float64             // bytes of memory, as the system counts them
+}
 
-func sum(b *testing.B, a *App, name string) (h observed) {
+func lagOf(b *testing.B, a *App) lags {
 	b.Helper()
 	families, err := a.reg.Gather()
 	require.NoError(b, err)
+	l := lags{upTo: map[float64]float64{}}
 	for _, f := range families {
-		if f.GetName() == name {
-			h.count, h.sum = float64(f.GetMetric()[0].GetHistogram().GetSampleCount()), f.GetMetric()[0].GetHistogram().GetSampleSum()
-			b.Logf("%s: %v", name, f.GetMetric()[0].GetHistogram().GetBucket())
+		switch f.GetName() {
+		case "process_resident_memory_bytes":
+			l.resident = f.GetMetric()[0].GetGauge().GetValue()
+		case "hearth_ruler_evaluation_lag_seconds":
+			h := f.GetMetric()[0].GetHistogram()
+			l.count, l.sum = float64(h.GetSampleCount()), h.GetSampleSum()
+			for _, bucket := range h.GetBucket() {
+				l.upTo[bucket.GetUpperBound()] = float64(bucket.GetCumulativeCount())
+			}
 		}
 	}
-	return h
+	return l
 }
 
 // counter is the value of a counter by its name, with a label if it has one.

@@ -12,10 +12,13 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/notifier"
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/tenant/meter"
 )
 
@@ -131,6 +134,73 @@ func TestRules(t *testing.T) {
 	require.GreaterOrEqual(t, used.RuleEvaluations, int64(4), "two rules, evaluated at least twice")
 	require.GreaterOrEqual(t, used.SamplesRead, used.RuleEvaluations/2)
 	require.GreaterOrEqual(t, used.BytesRead, 40*used.Queries, "each answer has an envelope")
+}
+
+// Rules over several tenants read what an operator allows them to read, and
+// write what is their own.
+func TestRulesOverSeveralTenants(t *testing.T) {
+	cfg := testConfig(t)
+	l := cfg.Limits.Defaults
+	l.RuleSourceTenants = "a,b"
+	cfg.Limits.Tenants = map[tenant.ID]tenant.Limits{"team": l}
+	a := start(t, cfg)
+	for id, v := range map[string]float64{"a": 1, "b": 2, "c": 4, "team": 8} {
+		up(t, a, id, v)
+	}
+	const path = "/prometheus/config/v1/rules/ns"
+	group := func(sources string) string {
+		return "name: all\ninterval: 1s\nsource_tenants: " + sources + "\nrules: [{record: total, expr: sum(up)}, {record: each, expr: up}, {alert: Up, expr: up > 1}]\n"
+	}
+	status, body := askAs(t, "a", request(t, a, http.MethodPost, path, group("[b]")))
+	require.Equal(t, 400, status)
+	require.Contains(t, body, "err-rules-source-tenants")
+	status, body = askAs(t, "team", request(t, a, http.MethodPost, path, group("[a, c]")))
+	require.Equal(t, 400, status)
+	require.Contains(t, body, "err-rules-source-tenants")
+	status, body = askAs(t, "team", request(t, a, http.MethodPost, path, group("[team, b, a]")))
+	require.Equal(t, 202, status, body)
+
+	query := func(id, expr string) string {
+		_, body := askAs(t, id, request(t, a, http.MethodGet, "/prometheus/api/v1/query?query="+url.QueryEscape(expr), ""))
+		return body
+	}
+	require.Eventually(t, func() bool {
+		return strings.Contains(query("team", `count(ALERTS{alertstate="firing"}) + 100 * total`), `"1102"`)
+	}, 20*time.Second, 50*time.Millisecond, "1 + 2 + 8 in all, of which two are above 1")
+	require.Contains(t, query("team", `each{__tenant_id__="b"}`), `"2"`)
+	require.Contains(t, query("a", "total"), `"result":[]`)
+	_, body = askAs(t, "team", request(t, a, http.MethodGet, "/prometheus/api/v1/rules", ""))
+	require.Contains(t, body, `"sourceTenants":["team","b","a"]`)
+
+	// What is not allowed any more is not read any more.
+	status, body = askAs(t, "team", request(t, a, http.MethodPost, "/admin/v1/tenants", `{"id":"team","limits":{"rule_source_tenants":"a"}}`))
+	require.Equal(t, 201, status, body)
+	require.Eventually(t, func() bool {
+		_, body = askAs(t, "team", request(t, a, http.MethodGet, "/prometheus/api/v1/rules?health=err", ""))
+		return strings.Contains(body, "which the rules of team may not")
+	}, 20*time.Second, 50*time.Millisecond, "%s", body)
+}
+
+// A tenant that is gone leaves no rules and no Alertmanager to the next of that
+// name.
+func TestRulesGoWithTheTenant(t *testing.T) {
+	cfg := testConfig(t)
+	a := start(t, cfg)
+	b, err := bucket.New(cfg.Bucket, cfg.DataDir, discard(), prometheus.NewRegistry())
+	require.NoError(t, err)
+	for _, id := range []string{"gone", "stays"} {
+		status, body := askAs(t, id, request(t, a, http.MethodPost, "/prometheus/config/v1/rules/ns", group))
+		require.Equal(t, 202, status, body)
+		status, body = askAs(t, id, request(t, a, http.MethodPost, "/api/v1/alerts", "alertmanager_config: |\n  route: {receiver: none}\n  receivers: [{name: none}]\n"))
+		require.Equal(t, 201, status, body)
+	}
+	require.NoError(t, forgetful{a.registry, b}.Removed(t.Context(), "gone"))
+	for _, path := range []string{"/prometheus/config/v1/rules", "/api/v1/alerts"} {
+		status, body := askAs(t, "gone", request(t, a, http.MethodGet, path, ""))
+		require.Equal(t, 404, status, body)
+		status, body = askAs(t, "stays", request(t, a, http.MethodGet, path, ""))
+		require.Equal(t, 200, status, body)
+	}
 }
 
 // Grafana edits rules where the answer has what it looks for.

@@ -1,21 +1,42 @@
 package app
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 
+	"github.com/hearth-metrics/hearth/alertmanager"
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/ingester"
+	"github.com/hearth-metrics/hearth/ruler"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/tenant/admin"
 	"github.com/hearth-metrics/hearth/tenant/meter"
 )
 
+// forgetful is a registry that forgets of a tenant what is beside its samples,
+// too: its rules and its Alertmanager. They would be there again if somebody
+// made a tenant of that name.
+type forgetful struct {
+	*tenant.Registry
+	bucket bucket.Bucket
+}
+
+// Removed implements compactor.Registry.
+func (f forgetful) Removed(ctx context.Context, id tenant.ID) error {
+	err := errors.Join(ruler.Forget(ctx, f.bucket, id), alertmanager.Forget(ctx, f.bucket, id))
+	if err != nil {
+		return err
+	}
+	return f.Registry.Removed(ctx, id)
+}
+
 // knowTenants makes the registry and the door that asks it.
 func (a *App) knowTenants(b bucket.Bucket) (err error) {
 	a.registry, err = tenant.New(a.cfg.Tenants, tenant.Options{
-		Limits: a.cfg.Limits, Bucket: b, DataDir: a.cfg.DataDir, FirstToken: a.cfg.Auth.Mode == tenant.ModeToken,
+		Limits: a.cfg.Limits, Bucket: bucket.For(b, "tenants"), DataDir: a.cfg.DataDir, FirstToken: a.cfg.Auth.Mode == tenant.ModeToken,
 	}, a.logger, a.reg)
 	if err != nil {
 		return fmt.Errorf("build the registry of tenants: %w", err)
@@ -52,7 +73,7 @@ func (a *App) howToSay() string {
 // meterTenants counts what tenants use, and serves the API. ing is nil where
 // there is no ingester.
 func (a *App) meterTenants(b bucket.Bucket, ing *ingester.Ingester) error {
-	o := meter.Options{Bucket: b, Instance: a.cfg.Instance.ID, Replicas: 1}
+	o := meter.Options{Bucket: bucket.For(b, "meter"), Instance: a.cfg.Instance.ID, Replicas: 1}
 	if o.Instance == "" {
 		var err error
 		if o.Instance, err = os.Hostname(); err != nil {

@@ -90,7 +90,9 @@ func (c cluster) measure(ctx context.Context, b *Bench, load *Load) error {
 	if err != nil {
 		return err
 	}
+	profiled := t.profileAll(ctx, c)
 	sent, err := t.send(ctx)
+	profiled()
 	if err != nil {
 		return err
 	}
@@ -123,6 +125,21 @@ func (c cluster) measure(ctx context.Context, b *Bench, load *Load) error {
 	t.add("RAM of all per active series", "KiB", rss/float64(load.AllSeries())/1024)
 	t.verify(ctx, "after the load")
 	return nil
+}
+
+// profileAll starts a profile of each process, as profile does.
+func (t *trial) profileAll(ctx context.Context, c cluster) (wait func()) {
+	var waits []func()
+	for _, s := range c {
+		one := *t
+		one.Server = s
+		waits = append(waits, one.profile(ctx, "cluster"))
+	}
+	return func() {
+		for _, wait := range waits {
+			wait()
+		}
+	}
 }
 
 func (c cluster) cpu() (out []time.Duration, err error) {

@@ -33,7 +33,7 @@ func openFolder(t testing.TB, dir string) Bucket {
 	t.Helper()
 	b, err := newFolder(dir)
 	require.NoError(t, err)
-	return &observed{b, newMetrics(prometheus.NewRegistry())}
+	return &observed{b, newMetrics(prometheus.NewRegistry()), "test"}
 }
 
 // acceptBucket is what every Bucket promises. open returns an empty one.

@@ -115,7 +115,7 @@ func New(cfg Config, dataDir string, logger *slog.Logger, reg prometheus.Registe
 		if err != nil {
 			return nil, fmt.Errorf("open bucket %s at %s: %w", cfg.S3.Bucket, cfg.S3.Endpoint, err)
 		}
-		return &observed{b, m}, nil
+		return &observed{b, m, ""}, nil
 	}
 	dir := cfg.Filesystem.Dir
 	if dir == "" {
@@ -125,5 +125,5 @@ func New(cfg Config, dataDir string, logger *slog.Logger, reg prometheus.Registe
 	if err != nil {
 		return nil, fmt.Errorf("open bucket folder %s: %w", dir, err)
 	}
-	return &observed{b, m}, nil
+	return &observed{b, m, ""}, nil
 }

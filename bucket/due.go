@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// dueFolder is the calendar of homes that will have something to be tidied up.
+// DueFolder is the calendar of homes that will have something to be tidied up.
 // Compactors look at hours that are past, so that a home where nothing happens
 // costs no requests:
 //
@@ -16,14 +16,14 @@ import (
 //
 // Each note is an object of its own, so that taking one off never takes
 // another, made meanwhile, with it. No tenant's name has a comma.
-const dueFolder = OwnHome + "/compactor/due"
+const DueFolder = OwnHome + "/compactor/due"
 
 const dueHour = "2006010215"
 
 // NoteDue has compactors look at a tenant's own home in the hour of at, or
 // soon after it. note tells the notes of the same tenant and hour apart.
 func NoteDue(ctx context.Context, b Bucket, tenant string, at time.Time, note string) error {
-	key := dueFolder.Join(at.UTC().Format(dueHour), tenant+","+note)
+	key := DueFolder.Join(at.UTC().Format(dueHour), tenant+","+note)
 	if _, err := b.Put(ctx, key, bytes.NewReader(nil), 0, Condition{}); err != nil {
 		return fmt.Errorf("note that %s is due: %w", tenant, err)
 	}
@@ -34,7 +34,7 @@ func NoteDue(ctx context.Context, b Bucket, tenant string, at time.Time, note st
 func ListDue(ctx context.Context, b Bucket, now time.Time) (map[string][]Key, error) {
 	due := map[string][]Key{}
 	last := now.UTC().Format(dueHour)
-	for hour, err := range b.List(ctx, dueFolder.Folder(), false) {
+	for hour, err := range b.List(ctx, DueFolder.Folder(), false) {
 		if err != nil {
 			return nil, fmt.Errorf("list what is due: %w", err)
 		}

@@ -120,6 +120,32 @@ func (x *Index) Marked(id ulid.ULID) bool {
 	return slices.ContainsFunc(x.BlockDeletionMarks, func(m IndexDeletionMark) bool { return m.ID == id })
 }
 
+// HasBlock says whether a home's index has a block with samples between minT
+// and maxT (inclusive), or one that a compaction has put it into. That costs a
+// read of meta.json for each compacted block of those times.
+func HasBlock(ctx context.Context, b Bucket, home Key, x *Index, id ulid.ULID, minT, maxT int64) (bool, error) {
+	if x.Block(id) != nil {
+		return true, nil
+	}
+	for i := range x.Blocks {
+		other := &x.Blocks[i]
+		if other.CompactionLevel < 2 || !other.Overlaps(minT, maxT) || x.Marked(other.ID) {
+			continue
+		}
+		m, err := ReadMeta(ctx, b, home, other.ID)
+		if errors.Is(err, ErrNotFound) { // deleted meanwhile
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if slices.Contains(m.Compaction.Sources, id) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // normalize brings the lists into order, as those that others wrote need not
 // be, and makes them print as lists when they are empty.
 func (x *Index) normalize() {
@@ -172,8 +198,15 @@ func newIndexBlock(m *Meta, listed []File, uploadedAt time.Time) IndexBlock {
 	return b
 }
 
+// isMark says of a file in a block's folder that it is about the block, not a
+// part of it.
 func isMark(rel string) bool {
-	return rel == MetaFile || rel == DeletionMarkFile || rel == NoCompactMarkFile
+	switch rel {
+	case MetaFile, DeletionMarkFile, NoCompactMarkFile, UploadingMetaFile, ValidationFile:
+		return true
+	default:
+		return false
+	}
 }
 
 func encodeIndex(x *Index) ([]byte, error) {
@@ -231,6 +264,25 @@ func ReadIndex(ctx context.Context, b Bucket, home Key) (x *Index, etag string, 
 		}
 	}
 	return nil, "", fmt.Errorf("read index of %s: it changes faster than it can be rebuilt: %w", home, ErrPrecondition)
+}
+
+// PeekIndex is ReadIndex for those who only look: it stores nothing, so that a
+// bucket of others is left as it is. The empty home has blocks at the root of
+// the bucket, as Thanos' have.
+func PeekIndex(ctx context.Context, b Bucket, home Key) (*Index, error) {
+	content, _, err := ReadAll(ctx, b, IndexKey(home))
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("read index of %s: %w", home, err)
+	}
+	x, why := usableIndex(content, err == nil)
+	if why == "" {
+		return x, nil
+	}
+	if x, err = scanBlocks(ctx, b, home); err != nil {
+		return nil, fmt.Errorf("list blocks of %s: %w", home, err)
+	}
+	x.Rebuilt = why
+	return x, nil
 }
 
 // usableIndex decodes an index, or says why that is not enough.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -120,6 +121,36 @@ func TestIndexRebuilt(t *testing.T) {
 			require.Zero(t, b.n, "the rebuilt index was stored")
 		})
 	}
+}
+
+// marking has somebody mark a block while an index is made anew.
+type marking struct {
+	Bucket
+	mark func()
+}
+
+func (m *marking) Get(ctx context.Context, key Key) (io.ReadCloser, Object, error) {
+	if m.mark != nil && key.Base() == MetaFile {
+		m.mark()
+		m.mark = nil
+	}
+	return m.Bucket.Get(ctx, key)
+}
+
+// TestIndexRebuiltWhileMarked has a mark written after the bucket was listed:
+// the block must not count as one that stays.
+func TestIndexRebuiltWhileMarked(t *testing.T) {
+	t.Parallel()
+	b := &marking{Bucket: openFolder(t, t.TempDir())}
+	upload(t, b.Bucket, "tenant", 1)
+	require.NoError(t, b.Delete(t.Context(), IndexKey("tenant")))
+	b.mark = func() {
+		require.NoError(t, WriteDeletionMark(t.Context(), b.Bucket, "tenant", blockID(1), "", time.Unix(11, 0)))
+	}
+	x, _, err := ReadIndex(t.Context(), b, "tenant")
+	require.NoError(t, err)
+	require.NotEmpty(t, x.Rebuilt)
+	require.Equal(t, []IndexDeletionMark{{blockID(1), 11}}, x.BlockDeletionMarks)
 }
 
 // TestIndexOfOtherBlocks has blocks whose meta.json names no files, as

@@ -17,6 +17,8 @@ import (
 //	<home>/<ULID>/meta.json            written last, deleted first
 //	<home>/<ULID>/deletion-mark.json   the block is to go
 //	<home>/<ULID>/no-compact-mark.json the compactor leaves the block alone
+//	<home>/<ULID>/uploading-meta.json  what meta.json will be, if a client's upload is finished
+//	<home>/<ULID>/validation.json      how the check of such an upload goes
 //	<home>/markers/<ULID>-deletion-mark.json, -no-compact-mark.json
 //	                                   the same marks where one listing finds all
 //	<home>/bucket-index.json.gz        what blocks and marks there are
@@ -36,6 +38,8 @@ const (
 	TombstonesFile    = "tombstones"
 	DeletionMarkFile  = "deletion-mark.json"
 	NoCompactMarkFile = "no-compact-mark.json"
+	UploadingMetaFile = "uploading-meta.json"
+	ValidationFile    = "validation.json"
 
 	markersDir = "markers"
 	indexName  = "bucket-index.json.gz"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,19 +23,24 @@ const (
 )
 
 type metrics struct {
-	requests *prometheus.CounterVec
-	duration *prometheus.HistogramVec
-	retries  *prometheus.CounterVec
-	bytes    *prometheus.CounterVec
+	operations *prometheus.CounterVec
+	requests   *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
+	retries    *prometheus.CounterVec
+	bytes      *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	f := promauto.With(reg)
 	return &metrics{
-		requests: f.NewCounterVec(prometheus.CounterOpts{
+		operations: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "hearth_bucket_requests_total",
-			Help: "Operations on object storage, by how they ended: ok, not_found, precondition (a conditional write that lost), cancelled (the caller gave up), error.",
-		}, []string{"operation", "outcome"}),
+			Help: "Operations on object storage, by the component that asked and by how they ended: ok, not_found, precondition (a conditional write that lost), cancelled (the caller gave up), error.",
+		}, []string{"component", "operation", "outcome"}),
+		requests: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "hearth_bucket_s3_requests_total",
+			Help: "HTTP requests to S3, which is what a provider bills, by component and operation: one for most operations, one for each thousand keys of a list, one for each part of a large put and two more, and those that were sent again.",
+		}, []string{"component", "operation"}),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                            "hearth_bucket_request_duration_seconds",
 			Help:                            "How long operations on object storage took, retries included. A read lasts until its caller has read all of it.",
@@ -49,8 +55,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"operation"}),
 		bytes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "hearth_bucket_bytes_total",
-			Help: "Bytes of objects moved: in is written to object storage, out is read from it.",
-		}, []string{"direction"}),
+			Help: "Bytes of objects moved, by the component that asked: in is written to object storage, out is read from it.",
+		}, []string{"component", "direction"}),
 	}
 }
 
@@ -69,15 +75,54 @@ func outcome(err error) string {
 	}
 }
 
-func (m *metrics) done(op string, start time.Time, err error) {
-	m.requests.WithLabelValues(op, outcome(err)).Inc()
-	m.duration.WithLabelValues(op).Observe(time.Since(start).Seconds())
-}
-
-// observed counts what another Bucket does.
+// observed counts what another Bucket does for one component.
 type observed struct {
 	Bucket
+	m         *metrics
+	component string
+}
+
+// For is the same Bucket in the hands of a component of the process, whose name
+// is on what it asks for in the metrics.
+func For(b Bucket, component string) Bucket {
+	o, ok := b.(*observed)
+	if !ok {
+		return b // a test's own, which counts nothing
+	}
+	return &observed{o.Bucket, o.m, component}
+}
+
+// begin is called before an operation; its context says whose requests those
+// are that are sent for it.
+func (o *observed) begin(ctx context.Context, op string) (context.Context, time.Time) {
+	return context.WithValue(ctx, orderKey{}, order{o.component, op}), time.Now()
+}
+
+func (o *observed) done(op string, start time.Time, err error) {
+	o.m.operations.WithLabelValues(o.component, op, outcome(err)).Inc()
+	o.m.duration.WithLabelValues(op).Observe(time.Since(start).Seconds())
+}
+
+func (o *observed) moved(direction string, n int64) {
+	o.m.bytes.WithLabelValues(o.component, direction).Add(float64(n))
+}
+
+// order is what a request to S3 is sent for.
+type order struct{ component, operation string }
+
+type orderKey struct{}
+
+// billed counts requests as they leave.
+type billed struct {
+	http.RoundTripper
 	m *metrics
+}
+
+// RoundTrip implements http.RoundTripper.
+func (b *billed) RoundTrip(r *http.Request) (*http.Response, error) {
+	o, _ := r.Context().Value(orderKey{}).(order)
+	b.m.requests.WithLabelValues(o.component, o.operation).Inc()
+	return b.RoundTripper.RoundTrip(r)
 }
 
 // Close gives back what the Bucket holds.
@@ -89,47 +134,47 @@ func (o *observed) Close() error {
 }
 
 func (o *observed) Get(ctx context.Context, key Key) (io.ReadCloser, Object, error) {
-	start := time.Now()
+	ctx, start := o.begin(ctx, opGet)
 	rc, obj, err := o.Bucket.Get(ctx, key)
 	if err != nil {
-		o.m.done(opGet, start, err)
+		o.done(opGet, start, err)
 		return nil, Object{}, err
 	}
-	return &observedReader{ReadCloser: rc, m: o.m, op: opGet, start: start}, obj, nil
+	return &observedReader{ReadCloser: rc, o: o, op: opGet, start: start}, obj, nil
 }
 
 func (o *observed) GetRange(ctx context.Context, key Key, offset, length int64) (io.ReadCloser, error) {
-	start := time.Now()
+	ctx, start := o.begin(ctx, opGetRange)
 	rc, err := o.Bucket.GetRange(ctx, key, offset, length)
 	if err != nil {
-		o.m.done(opGetRange, start, err)
+		o.done(opGetRange, start, err)
 		return nil, err
 	}
-	return &observedReader{ReadCloser: rc, m: o.m, op: opGetRange, start: start}, nil
+	return &observedReader{ReadCloser: rc, o: o, op: opGetRange, start: start}, nil
 }
 
 func (o *observed) Put(ctx context.Context, key Key, r io.ReadSeeker, size int64, cond Condition) (string, error) {
-	start := time.Now()
+	ctx, start := o.begin(ctx, opPut)
 	etag, err := o.Bucket.Put(ctx, key, r, size, cond)
-	o.m.done(opPut, start, err)
+	o.done(opPut, start, err)
 	if err == nil {
-		o.m.bytes.WithLabelValues("in").Add(float64(size))
+		o.moved("in", size)
 	}
 	return etag, err
 }
 
 func (o *observed) Stat(ctx context.Context, key Key) (Object, error) {
-	start := time.Now()
+	ctx, start := o.begin(ctx, opStat)
 	obj, err := o.Bucket.Stat(ctx, key)
-	o.m.done(opStat, start, err)
+	o.done(opStat, start, err)
 	return obj, err
 }
 
 func (o *observed) List(ctx context.Context, prefix Key, recursive bool) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
-		start := time.Now()
+		ctx, start := o.begin(ctx, opList)
 		var last error
-		defer func() { o.m.done(opList, start, last) }()
+		defer func() { o.done(opList, start, last) }()
 		for obj, err := range o.Bucket.List(ctx, prefix, recursive) {
 			last = err
 			if !yield(obj, err) {
@@ -140,9 +185,9 @@ func (o *observed) List(ctx context.Context, prefix Key, recursive bool) iter.Se
 }
 
 func (o *observed) Delete(ctx context.Context, key Key) error {
-	start := time.Now()
+	ctx, start := o.begin(ctx, opDelete)
 	err := o.Bucket.Delete(ctx, key)
-	o.m.done(opDelete, start, err)
+	o.done(opDelete, start, err)
 	return err
 }
 
@@ -150,7 +195,7 @@ func (o *observed) Delete(ctx context.Context, key Key) error {
 // middle is a failed request although it could be opened.
 type observedReader struct {
 	io.ReadCloser
-	m     *metrics
+	o     *observed
 	op    string
 	start time.Time
 	n     int64
@@ -180,6 +225,6 @@ func (r *observedReader) end() {
 		return
 	}
 	r.ended = true
-	r.m.bytes.WithLabelValues("out").Add(float64(r.n))
-	r.m.done(r.op, r.start, r.err)
+	r.o.moved("out", r.n)
+	r.o.done(r.op, r.start, r.err)
 }

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -55,16 +55,26 @@ type scannedBlock struct {
 	uploaded time.Time // zero: there is no meta.json
 }
 
-// scanBlocks makes an index from what there is: one listing, and the meta.json
-// of each block.
+// scanBlocks makes an index from what there is: one listing, the meta.json of
+// each block, and then the marks, so that one that is written meanwhile counts.
 func scanBlocks(ctx context.Context, b Bucket, home Key) (*Index, error) {
 	s, err := listBlocks(ctx, b, home)
 	if err != nil {
 		return nil, err
 	}
 	x := &Index{}
-	var mu sync.Mutex // guards x
+	if err := s.readMetas(ctx, b, home, x); err != nil {
+		return nil, err
+	}
+	if err := s.readMarks(ctx, b, home, x); err != nil {
+		return nil, err
+	}
+	x.normalize()
+	return x, nil
+}
 
+func (s *scan) readMetas(ctx context.Context, b Bucket, home Key, x *Index) error {
+	var mu sync.Mutex // guards x
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(rebuildReads)
 	for id, sb := range s.blocks {
@@ -85,10 +95,32 @@ func scanBlocks(ctx context.Context, b Bucket, home Key) (*Index, error) {
 			return nil
 		})
 	}
+	return g.Wait()
+}
+
+func (s *scan) readMarks(ctx context.Context, b Bucket, home Key, x *Index) error {
+	if len(x.Blocks) == 0 {
+		return nil
+	}
+	markers, err := ReadMarkers(ctx, b, home)
+	if err != nil {
+		return err
+	}
+	maps.Copy(s.marked, markers.Deletion)
+	listed := map[ulid.ULID]bool{}
+	for i := range x.Blocks {
+		listed[x.Blocks[i].ID] = true
+	}
+	var mu sync.Mutex // guards x
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(rebuildReads)
 	for id, key := range s.marked {
+		if !listed[id] {
+			continue
+		}
 		g.Go(func() error {
 			mark, err := readDeletionMark(gctx, b, id, key)
-			if errors.Is(err, ErrNotFound) {
+			if errors.Is(err, ErrNotFound) { // taken back meanwhile
 				return nil
 			}
 			if err != nil {
@@ -100,12 +132,7 @@ func scanBlocks(ctx context.Context, b Bucket, home Key) (*Index, error) {
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	x.normalize()
-	x.BlockDeletionMarks = slices.DeleteFunc(x.BlockDeletionMarks, func(m IndexDeletionMark) bool { return x.Block(m.ID) == nil })
-	return x, nil
+	return g.Wait()
 }
 
 func listBlocks(ctx context.Context, b Bucket, home Key) (*scan, error) {
@@ -123,12 +150,6 @@ func (s *scan) add(home Key, obj Object) {
 	rel := strings.TrimPrefix(string(obj.Key), string(home.Folder()))
 	folder, rest, ok := strings.Cut(rel, "/")
 	if !ok {
-		return
-	}
-	if folder == markersDir {
-		if id, mark, ok := ParseMarker(obj.Key); ok && mark == DeletionMarkFile {
-			s.marked[id] = obj.Key
-		}
 		return
 	}
 	id, ok := ParseBlockID(folder)

@@ -61,7 +61,7 @@ func newS3(cfg S3Config, bounds s3Bounds, logger *slog.Logger, m *metrics) (*s3B
 		Creds:      s3Credentials(cfg, transport),
 		Secure:     !cfg.Insecure,
 		Region:     cfg.Region,
-		Transport:  transport,
+		Transport:  &billed{transport, m},
 		MaxRetries: 1,
 	})
 	if err != nil {

@@ -36,5 +36,5 @@ func openS3(t testing.TB, cfg S3Config, bounds s3Bounds) Bucket {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.Close() })
-	return &observed{b, m}
+	return &observed{b, m, "test"}
 }

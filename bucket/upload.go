@@ -25,16 +25,33 @@ func UploadBlock(ctx context.Context, b Bucket, home Key, dir string) error {
 	if err != nil {
 		return err
 	}
-	err = UpdateIndex(ctx, b, home, func(x *Index) error {
+	if err := listBlock(ctx, b, home, entry); err != nil {
+		return fmt.Errorf("upload block %s: %w", entry.ID, err)
+	}
+	return nil
+}
+
+// PublishBlock makes a block exist whose files are in the bucket already, in
+// the sizes that meta says: it stores meta.json and lists the block in the
+// home's index. Calling it once more completes what was begun.
+func PublishBlock(ctx context.Context, b Bucket, home Key, meta *Meta) error {
+	err := putMeta(ctx, b, home, meta)
+	if err == nil {
+		err = listBlock(ctx, b, home, newIndexBlock(meta, nil, time.Now()))
+	}
+	if err != nil {
+		return fmt.Errorf("publish block %s: %w", meta.ULID, err)
+	}
+	return nil
+}
+
+func listBlock(ctx context.Context, b Bucket, home Key, entry IndexBlock) error {
+	return UpdateIndex(ctx, b, home, func(x *Index) error {
 		if x.Block(entry.ID) == nil {
 			x.AddBlock(entry)
 		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("upload block %s: %w", entry.ID, err)
-	}
-	return nil
 }
 
 // StoreBlock is UploadBlock without the last step: no reader knows of the
@@ -71,6 +88,10 @@ func uploadFiles(ctx context.Context, b Bucket, home Key, dir string, meta *Meta
 	if _, ok := there[BlockKey(home, meta.ULID, MetaFile)]; ok {
 		return nil
 	}
+	return putMeta(ctx, b, home, meta)
+}
+
+func putMeta(ctx context.Context, b Bucket, home Key, meta *Meta) error {
 	content, err := json.MarshalIndent(meta, "", "\t")
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", MetaFile, err)

@@ -27,10 +27,7 @@ const (
 // broken off is removed; a block that is whole, and that no compaction of ours
 // made, was put there by another system and is listed from now on.
 func (c *Compactor) clean(ctx context.Context, s *state, now time.Time) error {
-	c.mu.Lock()
-	fresh := now.Sub(c.cleaned[s.home]) < cleanEvery
-	c.mu.Unlock()
-	if fresh {
+	if !c.dirty(s.home, now) {
 		return nil
 	}
 	found, err := bucket.FindUnlisted(ctx, c.bucket, s.home, s.index)
@@ -39,12 +36,21 @@ func (c *Compactor) clean(ctx context.Context, s *state, now time.Time) error {
 	}
 	var leftovers []ulid.ULID
 	var adopted []bucket.IndexBlock
+	done := cleaning{at: now}
 	for _, u := range found {
 		garbage := u.Meta == nil || u.Marked || u.Meta.Thanos.Source == source
-		switch age := now.Sub(u.Changed); {
-		case garbage && age > leftoverAfter:
+		patience := adoptAfter
+		if garbage {
+			patience = leftoverAfter
+		}
+		switch ripe := u.Changed.Add(patience); {
+		case !now.After(ripe):
+			if done.again.IsZero() || ripe.Before(done.again) {
+				done.again = ripe
+			}
+		case garbage:
 			leftovers = append(leftovers, u.ID)
-		case !garbage && age > adoptAfter:
+		default:
 			adopted = append(adopted, u.Entry)
 		}
 	}
@@ -56,8 +62,30 @@ func (c *Compactor) clean(ctx context.Context, s *state, now time.Time) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cleaned[s.home] = now
+	c.cleaned[s.home] = done
 	return nil
+}
+
+// cleaning is a search of a home for leftovers.
+type cleaning struct {
+	at    time.Time
+	again time.Time // what was too young will not be any more; zero: there was nothing
+}
+
+// dirty says whether it is time to search a home for leftovers.
+func (c *Compactor) dirty(home bucket.Key, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := c.cleaned[home]
+	return now.Sub(last.at) >= cleanEvery || (!last.again.IsZero() && now.After(last.again))
+}
+
+// cleanAgain is when to look at what was too young to be a leftover; zero:
+// there was nothing.
+func (c *Compactor) cleanAgain(home bucket.Key) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cleaned[home].again
 }
 
 func (c *Compactor) adopt(ctx context.Context, s *state, blocks []bucket.IndexBlock) error {

@@ -64,6 +64,12 @@ func TestLeftovers(t *testing.T) {
 	for _, id := range stay {
 		require.NotZero(t, w.objects(bucket.BlockKey("own", id)))
 	}
+	// Somebody comes again for those that were too young, and for nothing else.
+	for in, want := range map[time.Duration]bool{10 * time.Minute: false, 2 * time.Hour: true} {
+		due, err := bucket.ListDue(t.Context(), w.bucket, time.Now().Add(in-time.Hour+time.Minute))
+		require.NoError(t, err)
+		require.Equal(t, want, due["own"] != nil, "%s from now: %v", in, due)
+	}
 }
 
 // replaceSource makes a meta.json that of a compaction of ours.

@@ -56,9 +56,13 @@ func (c *Compactor) commit(ctx context.Context, j *job, made []bucket.IndexBlock
 	return nil
 }
 
-// tellOthers writes deletion marks for those who do not read our index. The
-// index is what counts, so a failure is no more than a line in the log.
+// tellOthers writes deletion marks for those who do not read our index, and who
+// have nothing to do with the pool. The index is what counts, so a failure is no
+// more than a line in the log.
 func (c *Compactor) tellOthers(ctx context.Context, home bucket.Key, blocks []ulid.ULID, why string, at time.Time) {
+	if home == bucket.PoolHome {
+		return
+	}
 	for _, id := range blocks {
 		if err := bucket.WriteDeletionMark(ctx, c.bucket, home, id, why, at); err != nil && ctx.Err() == nil {
 			c.logger.Warn("deletion mark for other systems could not be written", "home", home, "block", id, "err", err)

@@ -11,7 +11,7 @@
 //
 // The way of a home (home.go): what is to go is marked and deleted (retire.go,
 // unlisted.go), what is to be merged is planned (plan.go), fetched (fetch.go),
-// merged and split (merge.go, part.go), checked (check.go) and committed
+// merged and split (merge.go, part.go), checked (package block) and committed
 // (commit.go). Tenants are deleted in tenant.go. Start reading at Round.
 package compactor
 
@@ -63,13 +63,11 @@ type Compactor struct {
 	slots   chan struct{} // one for each compaction that may run
 	backoff *backoff
 
-	poolPart, ownPart uint64 // series of one part
-
 	pooled *residents
 
 	mu      sync.Mutex
-	cleaned map[bucket.Key]time.Time // when a home was last searched for leftovers
-	homes   time.Time                // when the bucket was last searched for homes
+	cleaned map[bucket.Key]cleaning // of each home, the last
+	homes   time.Time               // when the bucket was last searched for homes
 }
 
 // New makes a Compactor of the blocks in b. limits says how long a tenant's
@@ -95,11 +93,8 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 		slots:   make(chan struct{}, workers),
 		backoff: newBackoff(),
 
-		poolPart: poolSeriesPerPart,
-		ownPart:  ownSeriesPerPart,
-
 		pooled:  newResidents(),
-		cleaned: map[bucket.Key]time.Time{},
+		cleaned: map[bucket.Key]cleaning{},
 	}
 	c.Service = services.NewBasicService(c.starting, c.running, nil)
 	return c, nil
@@ -186,6 +181,7 @@ type round struct {
 	now      time.Time
 	due      map[tenant.ID][]bucket.Key // tenants that we own, with their notes
 	deleting map[tenant.ID]bool         // all tenants that are to go
+	shared   bool                       // there is work that is shared
 }
 
 func (c *Compactor) begin(ctx context.Context) (*round, error) {
@@ -193,14 +189,23 @@ func (c *Compactor) begin(ctx context.Context) (*round, error) {
 	if err := c.followRegistry(ctx); err != nil {
 		return nil, err
 	}
-	var err error
-	if r.deleting, err = listDeleting(ctx, c.bucket); err != nil {
+	there, err := c.desk(ctx)
+	if err != nil {
 		return nil, err
+	}
+	r.shared = there[sharedFolder.Folder()]
+	if there[deletingFolder.Folder()] {
+		if r.deleting, err = listDeleting(ctx, c.bucket); err != nil {
+			return nil, err
+		}
 	}
 	for id := range r.deleting {
 		if c.owns(string(id)) {
 			r.due[id] = nil
 		}
+	}
+	if !there[bucket.DueFolder.Folder()] {
+		return r, nil
 	}
 	notes, err := bucket.ListDue(ctx, c.bucket, r.now)
 	if err != nil {
@@ -213,6 +218,22 @@ func (c *Compactor) begin(ctx context.Context) (*round, error) {
 		}
 	}
 	return r, nil
+}
+
+// ownFolder has what compactors keep in the bucket, each kind in a folder.
+const ownFolder = bucket.OwnHome + "/compactor"
+
+// desk says which folders there are of what compactors keep: a folder without
+// objects is none, and most rounds find little.
+func (c *Compactor) desk(ctx context.Context) (map[bucket.Key]bool, error) {
+	there := map[bucket.Key]bool{}
+	for obj, err := range c.bucket.List(ctx, ownFolder.Folder(), false) {
+		if err != nil {
+			return nil, fmt.Errorf("look for work: %w", err)
+		}
+		there[obj.Key] = true
+	}
+	return there, nil
 }
 
 // keeps says whether a tenant's samples in a block that ends before maxT are

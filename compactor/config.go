@@ -15,6 +15,13 @@ type Config struct {
 	Interval      model.Duration   `yaml:"interval"`       // how often to look for what is due
 	DeletionDelay model.Duration   `yaml:"deletion_delay"` // how long after their replacement blocks are deleted; longer than any reader's list of blocks is old
 	Concurrency   int              `yaml:"concurrency"`    // compactions at once, each with its blocks on local disk; 0: half as many as there are CPUs
+
+	// Series of one part, those of replicas each counted, by kind of home. A
+	// query for a pooled tenant opens the index of one part; a large tenant's
+	// part is what one machine merges at once. Each part costs requests. Tests
+	// make them small.
+	PoolPart uint64 `yaml:"-"`
+	OwnPart  uint64 `yaml:"-"`
 }
 
 // DefaultConfig suits production.
@@ -22,8 +29,10 @@ func DefaultConfig() Config {
 	return Config{
 		Ranges:        []model.Duration{model.Duration(2 * time.Hour), model.Duration(12 * time.Hour), model.Duration(24 * time.Hour)},
 		Wait:          model.Duration(90 * time.Minute),
-		Interval:      model.Duration(5 * time.Minute),
+		Interval:      model.Duration(15 * time.Minute),
 		DeletionDelay: model.Duration(2 * time.Hour),
+		PoolPart:      1_000_000,
+		OwnPart:       2_000_000,
 	}
 }
 

@@ -1,4 +1,4 @@
 package compactor
 
 // SplitAbove makes parts small, so that a test need not have millions of series.
-func (c *Compactor) SplitAbove(series uint64) { c.poolPart, c.ownPart = series, series }
+func (c *Compactor) SplitAbove(series uint64) { c.cfg.PoolPart, c.cfg.OwnPart = series, series }

@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/bucket/block"
 )
 
 // fetchesAtOnce is how many blocks of a job are fetched at once.
@@ -38,7 +36,7 @@ var errDiskSpace = errors.New("not enough space on the disk of data_dir")
 // the order of the job.
 func (c *Compactor) fetch(ctx context.Context, j *job, dir string) ([]string, error) {
 	// What is written is no larger than what it is made of.
-	if free, ok := freeDisk(dir); ok && free < 2*j.size()+j.size()/10 {
+	if free, ok := block.FreeDisk(dir); ok && free < 2*j.size()+j.size()/10 {
 		return nil, fmt.Errorf("fetch %d bytes in %d blocks, %d bytes are free: %w", j.size(), len(j.blocks), free, errDiskSpace)
 	}
 	dirs := make([]string, len(j.blocks))
@@ -137,13 +135,4 @@ func (c *Compactor) fetchFile(ctx context.Context, home bucket.Key, id ulid.ULID
 		return &badBlock{id, fmt.Errorf("%s has %d bytes, %s says %d", f.RelPath, info.Size(), bucket.MetaFile, f.SizeBytes)}
 	}
 	return nil
-}
-
-// ours says that an error comes from this machine and says nothing about a
-// block: its disk, its memory, its files.
-func ours(err error) bool {
-	var number syscall.Errno
-	var path *fs.PathError
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &number) ||
-		(errors.As(err, &path) && !errors.Is(err, io.ErrUnexpectedEOF))
 }

@@ -14,18 +14,12 @@ import (
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
-// Series of one part, by kind of home: a query for a pooled tenant opens the
-// index of one part; a large tenant's part is what one machine merges at once.
-const (
-	poolSeriesPerPart = 250_000
-	ownSeriesPerPart  = 2_000_000
-)
-
 // sharedFolder has an object for each tenant whose jobs are many enough to be
 // done by all compactors.
-const sharedFolder = bucket.OwnHome + "/compactor/shared"
+const sharedFolder = ownFolder + "/shared"
 
-// state is what is known of a home.
+// state is what is known of a home. The pool is nobody else's, so it has only
+// markers of our own, which are read when there is a job at all.
 type state struct {
 	home    bucket.Key
 	index   *bucket.Index
@@ -38,7 +32,7 @@ func (c *Compactor) look(ctx context.Context, home bucket.Key) (*state, error) {
 	if s.index, _, err = bucket.ReadIndex(ctx, c.bucket, home); err != nil {
 		return nil, err
 	}
-	if len(s.index.Blocks) == 0 {
+	if len(s.index.Blocks) == 0 || home == bucket.PoolHome {
 		return s, nil
 	}
 	s.markers, err = bucket.ReadMarkers(ctx, c.bucket, home)
@@ -98,7 +92,7 @@ func (c *Compactor) tidyOwn(ctx context.Context, r *round, id tenant.ID, home bu
 	if err := c.chores(ctx, r, s, func(b *bucket.IndexBlock) bool { return !c.keeps(r, id, b.MaxTime) }); err != nil {
 		return next, err
 	}
-	after, err := c.compactAll(ctx, r, s, c.ownPart, never)
+	after, err := c.compactAll(ctx, r, s, c.cfg.OwnPart, never)
 	if err != nil {
 		return next, err
 	}
@@ -136,7 +130,7 @@ func (c *Compactor) tidyPool(ctx context.Context, r *round) error {
 	purge := func(b *bucket.IndexBlock) bool {
 		return c.owns(purgeKey(bucket.PoolHome, b.ID)) && c.mustPurge(ctx, r, b)
 	}
-	if _, err = c.compactAll(ctx, r, s, c.poolPart, purge); err != nil {
+	if _, err = c.compactAll(ctx, r, s, c.cfg.PoolPart, purge); err != nil {
 		return fmt.Errorf("tidy up the pool: %w", err)
 	}
 	return nil
@@ -145,7 +139,7 @@ func (c *Compactor) tidyPool(ctx context.Context, r *round) error {
 // help does our jobs of tenants that are shared among all. Who finds that
 // there are none any more takes the tenant off the list.
 func (c *Compactor) help(ctx context.Context, r *round) error {
-	if c.alone {
+	if c.alone || !r.shared {
 		return nil
 	}
 	var errs []error
@@ -166,7 +160,7 @@ func (c *Compactor) helpWith(ctx context.Context, r *round, id tenant.ID, key bu
 	if err != nil {
 		return err
 	}
-	after, err := c.compactAll(ctx, r, s, c.ownPart, never)
+	after, err := c.compactAll(ctx, r, s, c.cfg.OwnPart, never)
 	if err != nil || after.others > 0 {
 		return err
 	}
@@ -199,6 +193,13 @@ func (c *Compactor) compactAll(ctx context.Context, r *round, s *state, perPart 
 	for {
 		p := c.planner(s.home, r.now, perPart, purge)
 		jobs, next := p.plan(s.live())
+		if len(jobs) > 0 && s.home == bucket.PoolHome {
+			var err error
+			if s.markers, err = bucket.ReadMarkers(ctx, c.bucket, s.home); err != nil {
+				return nil, err
+			}
+			jobs, next = p.plan(s.live())
+		}
 		var mine []job
 		for _, j := range jobs {
 			if c.isMine(s.home, &j) {
@@ -317,6 +318,9 @@ func (c *Compactor) condemn(ctx context.Context, home bucket.Key, bad *badBlock)
 // nextDue is when a home has something to do again.
 func (c *Compactor) nextDue(after *progress, id tenant.ID) time.Time {
 	next := after.next
+	if again := c.cleanAgain(after.state.home); !again.IsZero() {
+		next = min(next, again.UnixMilli()+1)
+	}
 	for _, m := range after.state.index.BlockDeletionMarks {
 		next = min(next, time.Unix(m.DeletionTime, 0).Add(time.Duration(c.cfg.DeletionDelay)).UnixMilli())
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // homesKey has the tenants whose homes compactors know of.
-const homesKey = bucket.OwnHome + "/compactor/homes.json"
+const homesKey = ownFolder + "/homes.json"
 
 // findHomesEvery is how often the bucket's first level is listed, a request for
 // each thousand homes.

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/bucket/block"
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
@@ -83,7 +84,7 @@ func compact(ctx context.Context, j *job, sources []string, out string, keep fun
 			return nil, fault(j.blocks[i].ID, fmt.Errorf("open: %w", err))
 		}
 		blocks = append(blocks, b)
-		if _, _, err := checkBlock(ctx, b, false); err != nil {
+		if err := block.CheckIndex(ctx, b); err != nil {
 			return nil, fault(j.blocks[i].ID, err)
 		}
 	}
@@ -124,7 +125,7 @@ func (j *job) outputs(keep func(tenant.ID) bool) []part {
 
 // fault is a failure over one block: the block's own, or this machine's.
 func fault(id ulid.ULID, err error) error {
-	if ours(err) {
+	if block.OfMachine(err) {
 		return err
 	}
 	return &badBlock{id, err}
@@ -132,11 +133,11 @@ func fault(id ulid.ULID, err error) error {
 
 // blame finds the block that has made a compaction fail, if it was one.
 func blame(ctx context.Context, blocks []*tsdb.Block, failure error) error {
-	if ours(failure) {
+	if block.OfMachine(failure) {
 		return failure
 	}
 	for _, b := range blocks {
-		if _, _, err := checkBlock(ctx, b, true); err != nil {
+		if _, _, err := block.Check(ctx, b); err != nil {
 			return fault(b.Meta().ULID, err)
 		}
 	}
@@ -151,7 +152,7 @@ func finish(ctx context.Context, dir string, p *part) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	series, samples, err := checkBlock(ctx, b, true)
+	series, samples, err := block.Check(ctx, b)
 	if err != nil {
 		return err
 	}

@@ -27,19 +27,22 @@ type part struct {
 	keep func(tenant.ID) bool // pooled blocks only
 }
 
-// PopulateBlock implements tsdb.BlockPopulator: Prometheus' own over views of
-// the blocks that show the part's series alone.
+// PopulateBlock implements tsdb.BlockPopulator: Prometheus' own, over views of
+// the blocks that show the part's series alone, with short chunks joined.
 //
 //nolint:revive // the arguments are the interface's
 func (p *part) PopulateBlock(ctx context.Context, metrics *tsdb.CompactorMetrics, logger *slog.Logger, pool chunkenc.Pool, merge storage.VerticalChunkSeriesMergeFunc, blocks []tsdb.BlockReader, meta *tsdb.BlockMeta, indexw tsdb.IndexWriter, chunkw tsdb.ChunkWriter, all tsdb.IndexReaderPostingsFunc) error {
-	if !p.split && p.keep == nil {
-		return tsdb.DefaultBlockPopulator{}.PopulateBlock(ctx, metrics, logger, pool, merge, blocks, meta, indexw, chunkw, all)
+	if p.split || p.keep != nil {
+		views := make([]tsdb.BlockReader, len(blocks))
+		for i, b := range blocks {
+			views[i] = partBlock{b, ctx, p}
+		}
+		blocks, all = views, p.postings
 	}
-	views := make([]tsdb.BlockReader, len(blocks))
-	for i, b := range blocks {
-		views[i] = partBlock{b, ctx, p}
-	}
-	return tsdb.DefaultBlockPopulator{}.PopulateBlock(ctx, metrics, logger, pool, merge, views, meta, indexw, chunkw, p.postings)
+	j := &joiner{}
+	err := tsdb.DefaultBlockPopulator{}.PopulateBlock(ctx, metrics, logger, pool, merge, blocks, meta, joinedIndex{indexw, j}, joinedChunks{chunkw, j}, all)
+	meta.Stats.NumChunks = j.count
+	return err
 }
 
 // postings are the part's series of a block, in order of labels: in a block

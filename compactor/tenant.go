@@ -16,8 +16,8 @@ import (
 // Deletions of tenants are objects: below deletingFolder what is under way,
 // below deletedFolder what has ended.
 const (
-	deletingFolder = bucket.OwnHome + "/compactor/deleting"
-	deletedFolder  = bucket.OwnHome + "/compactor/deleted"
+	deletingFolder = ownFolder + "/deleting"
+	deletedFolder  = ownFolder + "/deleted"
 )
 
 // settle is how long a tenant's deletion goes on after it was asked for:

@@ -20,6 +20,9 @@ func (d *Distributor) RegisterRoutes(r *mux.Router) {
 	for _, p := range paths {
 		r.Path(p).Methods(http.MethodPost).HandlerFunc(d.pushHandler)
 	}
+	for _, p := range otlpPaths {
+		r.Path(p).Methods(http.MethodPost).HandlerFunc(d.otlpHandler)
+	}
 }
 
 // Headers that say how much of a remote-write 2.0 request is stored.

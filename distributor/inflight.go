@@ -35,9 +35,12 @@ func (f *inflight) total() int64 {
 	return f.used
 }
 
-// take reserves n more bytes, until end.
+// take reserves n more bytes, until end. The zero value is of nothing bounded.
 func (h *held) take(n int64) error {
 	f := h.of
+	if f == nil {
+		return nil
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.byTenant[h.id]+n > f.max-f.used {

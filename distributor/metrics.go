@@ -13,6 +13,7 @@ type metrics struct {
 	requests   *prometheus.CounterVec
 	bytesIn    prometheus.Counter
 	perVersion map[wire.Version]prometheus.Counter
+	otlp       prometheus.Counter
 	ha         *haMetrics
 }
 
@@ -44,6 +45,7 @@ func newMetrics(reg prometheus.Registerer, in *inflight) *metrics {
 		wire.V1: m.requests.WithLabelValues("remote_write_1"),
 		wire.V2: m.requests.WithLabelValues("remote_write_2"),
 	}
+	m.otlp = m.requests.WithLabelValues("otlp")
 	m.ha = newHAMetrics(f)
 	return m
 }

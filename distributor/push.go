@@ -141,6 +141,7 @@ func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b
 
 // walk decodes the request in b, and takes out what check does not let pass.
 func (d *Distributor) walk(id tenant.ID, v wire.Version, b *buffers, check *validator) error {
+	b.request.Unasked = ^d.ingester.Needs(id) & (wire.Keys | wire.Hashes)
 	if err := b.request.Walk(b.body, v, string(id), check.series); err != nil {
 		return err
 	}

@@ -32,10 +32,13 @@ type recorder struct {
 	got       []string
 	without   []string // Request.Without, by request
 	hist      []wire.Histogram
+	families  []string // metrics that came with metadata
 	exemplars []string // values of their labels
 	answer    wire.Refusals
 	err       error
 }
+
+func (r *recorder) Needs(tenant.ID) wire.Names { return wire.Keys }
 
 func (r *recorder) Push(_ context.Context, id tenant.ID, req *wire.Request) (wire.Pushed, error) {
 	if r.err != nil {
@@ -52,6 +55,9 @@ func (r *recorder) Push(_ context.Context, id tenant.ID, req *wire.Request) (wir
 		for _, l := range req.ExemplarLabels[x.Labels.Lo:x.Labels.Hi] {
 			r.exemplars = append(r.exemplars, strings.Clone(l.Value))
 		}
+	}
+	for _, m := range req.Metadata {
+		r.families = append(r.families, strings.Clone(m.Family))
 	}
 	return wire.Pushed{Samples: len(req.Samples), Histograms: len(req.Histograms), Exemplars: len(req.Exemplars), Refused: r.answer}, nil
 }

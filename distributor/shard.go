@@ -52,6 +52,18 @@ func (p *Replicas) Push(ctx context.Context, id tenant.ID, r *wire.Request) (wir
 	return w.result(p.ring.ReplicationFactor()), nil
 }
 
+// Needs implements Ingester. Should more members hold the tenant's series by the
+// time that it pushes than now, the request works out hashes late.
+func (p *Replicas) Needs(id tenant.ID) (n wire.Names) {
+	if p.local != nil {
+		n = wire.Keys
+	}
+	if p.ring.ByToken(id) {
+		n |= wire.Hashes
+	}
+	return n
+}
+
 // write is one request on its way.
 type write struct {
 	p     *Replicas
@@ -73,7 +85,7 @@ type answer struct {
 func (w *write) tokens() []uint32 {
 	out := make([]uint32, max(1, len(w.r.Series))) // metadata alone goes somewhere, too
 	for i := range w.r.Series {
-		out[i] = wire.Token(w.r.Series[i].Hash)
+		out[i] = wire.Token(w.r.Hash(i))
 	}
 	return out
 }

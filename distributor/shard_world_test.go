@@ -167,6 +167,8 @@ type localIngester struct {
 	before func() // runs while Push does
 }
 
+func (l *localIngester) Needs(tenant.ID) wire.Names { return wire.Keys }
+
 func (l *localIngester) Push(_ context.Context, _ tenant.ID, r *wire.Request) (wire.Pushed, error) {
 	if l.before != nil {
 		l.before()

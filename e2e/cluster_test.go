@@ -26,7 +26,8 @@ type cluster struct {
 	name string   // no other cluster on this machine has its label
 	net  *network // between the members; nil: nothing in between
 
-	smallDisks bool // see disk_linux_test.go
+	set        []string // for every process
+	smallDisks bool     // see disk_linux_test.go
 
 	mu    sync.Mutex
 	nodes []*node
@@ -44,7 +45,7 @@ type node struct {
 	http, grpc, gossip int // ports
 	host               string
 
-	since time.Time // of its last start
+	since time.Time // of its last start, or of when a cut was healed
 	pid   atomic.Int64
 	state atomic.Int32 // what has been done to it
 }
@@ -60,7 +61,7 @@ const (
 // The parts that processes of a cluster run, and what a story calls those.
 var targets = map[string]string{
 	"node": "all", "ingester": "ingester", "distributor": "distributor", "querier": "querier",
-	"gateway": "storegateway", "writer": "write", "reader": "read", "backend": "backend",
+	"gateway": "storegateway", "ruler": "ruler", "writer": "write", "reader": "read", "backend": "backend",
 }
 
 func (n *node) ingests() bool {
@@ -75,9 +76,19 @@ func (n *node) queries() bool {
 	return slices.Contains([]string{"node", "querier", "reader"}, n.role)
 }
 
+// rules says that it has a ruler.
+func (n *node) rules() bool {
+	return slices.Contains([]string{"node", "ruler", "backend"}, n.role)
+}
+
 // keepsBlocks says that it has a store gateway.
 func (n *node) keepsBlocks() bool {
 	return slices.Contains([]string{"node", "gateway", "backend"}, n.role)
+}
+
+// alerts says that it has a ruler and an alertmanager.
+func (n *node) alerts() bool {
+	return slices.Contains([]string{"node", "backend"}, n.role)
 }
 
 var clusters atomic.Int32
@@ -175,6 +186,7 @@ func (c *cluster) configure(group []*node) {
 			"querier.refresh_interval=2s",
 			"limits.tenants.own={own_head: true}",
 		}
+		n.set = append(n.set, c.set...)
 	}
 }
 

@@ -9,7 +9,7 @@
 //
 // What may be set in the environment: HEARTH_BIN, a hearth that is built
 // already; HEARTH_E2E_PROMETHEUS, the Prometheus to use instead of
-// .cache/prometheus; HEARTH_E2E_SEED, to repeat a run's random choices.
+// .cache/prometheus, with promtool beside it; HEARTH_E2E_SEED, to repeat a run's random choices.
 package e2e
 
 import (

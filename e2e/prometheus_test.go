@@ -35,25 +35,43 @@ type realPrometheus struct {
 	logFile string
 }
 
-// startPrometheus starts one with a configuration, and waits until it is ready.
-func startPrometheus(t testing.TB, config string) *realPrometheus {
+// realTool is the path of a program of Prometheus.
+func realTool(t testing.TB, name string) string {
 	t.Helper()
-	path := os.Getenv("HEARTH_E2E_PROMETHEUS")
-	if path == "" {
-		path = filepath.Join("..", ".cache", "prometheus")
+	path := filepath.Join("..", ".cache", name)
+	if p := os.Getenv("HEARTH_E2E_PROMETHEUS"); p != "" {
+		path = filepath.Join(filepath.Dir(p), name)
 	}
+	path, err := filepath.Abs(path)
+	require.NoError(t, err)
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("no Prometheus: %v (make tools builds it)", err)
+		t.Fatalf("no %s: %v (make tools builds it)", name, err)
 	}
-	dir := t.TempDir()
+	return path
+}
+
+// startPrometheus starts one with a configuration, and more arguments if given,
+// and waits until it is ready.
+func startPrometheus(t testing.TB, config string, more ...string) *realPrometheus {
+	t.Helper()
+	return prometheusIn(t, t.TempDir(), config, more...)
+}
+
+// prometheusIn is startPrometheus in a folder, where its data may be already,
+// below "data".
+func prometheusIn(t testing.TB, dir, config string, more ...string) *realPrometheus {
+	t.Helper()
+	path := realTool(t, "prometheus")
 	p := &realPrometheus{endpoint: newEndpoint(t, ""), dir: dir, logFile: filepath.Join(dir, "log")}
 	p.writeConfig(config)
 	out, err := os.Create(p.logFile)
 	require.NoError(t, err)
 	defer out.Close()
-	p.cmd = exec.Command(path, "--config.file="+filepath.Join(dir, "config.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage,metadata-wal-records,promql-experimental-functions")
-	p.cmd.Stdout, p.cmd.Stderr = out, out
+	// Where it runs is where its rule files are, and their names are short.
+	args := []string{"--config.file=config.yml", "--web.enable-remote-write-receiver", "--storage.tsdb.path=" + filepath.Join(dir, "data"),
+		"--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage,metadata-wal-records,promql-experimental-functions"}
+	p.cmd = exec.Command(path, append(args, more...)...)
+	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, out, out
 	p.exited = spawn(t, p.cmd)
 	t.Cleanup(p.stop)
 	until(t, patience, "Prometheus to be ready", p.ready)

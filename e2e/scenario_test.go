@@ -34,6 +34,17 @@ import (
 //	start WHO                            what was killed or stopped
 //	launch WHO, await WHO                the same, in two steps: it may wait for something to get ready
 //	leave WHO                            hand over by POST /ingester/shutdown, then stop for good
+//	alerts                               a team with a mailbox, an Alertmanager that mails there, and a rule that
+//	                                     fires for each probe that fails
+//	fail NAME, mend NAME                 a probe, from here on
+//	silence NAME                         for an hour
+//	wait alertmanagers                   all know those that are there
+//	expect mail firing NAME              or resolved NAME: it comes, and is the next; one that came twice is not
+//	                                     (mails "and" mails: in any order)
+//	expect mails firing NAME             the same, but it may come again
+//	expect no mail                       so far; besides those
+//	expect muted NAME                    by a silence, or because root fails and it is a leaf
+//	kill sender                          and so on: the process that is the first to notify the team
 //	intruder 2h                          a member whose clock is so much ahead, or behind, joins
 //	restart WHO one by one               stop, start, wait until it is ready and the others know
 //	restart WHO in haste                 the next one as soon as the one before is ready
@@ -78,6 +89,7 @@ type story struct {
 	told    strings.Builder
 	cluster *cluster
 	checker *checker
+	alarm   *alarm
 }
 
 func parseStory(t *testing.T, text string) *story {
@@ -153,6 +165,14 @@ var steps = []struct {
 	{form(`expect (writes|reads) within (\S+)`), (*story).expectWithin},
 	{form(`expect nothing in (\S+)`), (*story).expectNothing},
 	{form(`expect log (\S+) (.+)`), (*story).expectLog},
+	{form(`alerts`), (*story).alerts},
+	{form(`(fail|mend) (\S+)`), (*story).probe},
+	{form(`silence (\S+)`), func(s *story, w []string) { s.anyone().silence(w[0]) }},
+	{form(`wait alertmanagers`), (*story).awaitAlertmanagers},
+	{form(`expect (mail) ((?:firing|resolved) \S+(?: and (?:firing|resolved) \S+)*)`), (*story).expectMail},
+	{form(`expect (mails) ((?:firing|resolved) \S+)`), (*story).expectMail},
+	{form(`expect no mail`), func(s *story, _ []string) { s.alarm.expectNone() }},
+	{form(`expect muted (\S+)`), (*story).expectMuted},
 }
 
 func form(text string) *regexp.Regexp { return regexp.MustCompile("^" + text + "$") }
@@ -197,6 +217,10 @@ func (s *story) act(w []string) {
 		"cut": s.cut, "heal": s.heal, "damage": (*node).damage, "fill": (*node).fill, "empty": (*node).empty,
 		"launch": (*node).launch, "await": (*node).await, "leave": (*node).leave,
 	}[w[0]]
+	if w[1] == "sender" {
+		do(s.theSender())
+		return
+	}
 	for _, n := range s.cluster.named(w[1]) {
 		do(n)
 	}
@@ -210,7 +234,12 @@ func (s *story) cut(n *node) {
 	s.cluster.net.set(n, true)
 }
 
+// heal ends a cut. Those that wait for the ring then want to have heard from
+// everyone since.
 func (s *story) heal(n *node) {
+	for _, other := range s.cluster.nodes {
+		other.since = time.Now()
+	}
 	s.cluster.net.set(n, false)
 	n.state.Store(present)
 }

@@ -82,14 +82,34 @@ func (i *Ingester) cut(ctx context.Context, h *head, idleSince time.Time) error 
 	return i.tallyCut(h.db.Compact(ctx))
 }
 
-// cutAll cuts all that a head holds. Appends go on meanwhile: the border from
-// which on samples are in order is first moved behind the newest sample, so
-// what still comes in before it is kept apart as out of order, and nothing can
-// slip behind the cut. The caller holds h.cutting.
+// cutAll cuts all that a head holds, one block range after the other, while
+// appends go on. The caller holds h.cutting.
 func (i *Ingester) cutAll(ctx context.Context, h *head) error {
+	for {
+		from, maxT, err := i.fence(h)
+		if err != nil || from == math.MaxInt64 {
+			return err
+		}
+		to := min(borderAfter(from, h.blockRange(i))-1, maxT)
+		if err := h.db.CompactHead(tsdb.NewRangeHeadWithIsolationDisabled(h.db.Head(), from, to)); err != nil {
+			return i.tallyCut(fmt.Errorf("cut head %s: %w", h.name, err))
+		}
+		if to == maxT {
+			return i.tallyCut(h.db.CompactOOOHead(ctx))
+		}
+	}
+}
+
+// fence moves the border from which on a head takes samples in order behind its
+// newest sample, and returns the times (ms) of the oldest and the newest. What
+// comes in before the border from now on is kept apart as out of order, so
+// nothing can slip behind a cut of these times. The TSDB moves the border itself
+// after a cut, to the cut's end, so each range needs a fence of its own; what
+// came in order between two fences is behind the first cut, and goes with the
+// next.
+func (i *Ingester) fence(h *head) (minT, maxT int64, err error) {
 	hd := h.db.Head()
-	var minT, maxT int64
-	err := i.exclusive(h, func() error {
+	err = i.exclusive(h, func() error {
 		if h.closed {
 			return errStopping()
 		}
@@ -99,17 +119,7 @@ func (i *Ingester) cutAll(ctx context.Context, h *head) error {
 		}
 		return nil
 	})
-	if err != nil || minT == math.MaxInt64 {
-		return err
-	}
-	for from := minT; from <= maxT; {
-		to := min(borderAfter(from, h.blockRange(i))-1, maxT)
-		if err := h.db.CompactHead(tsdb.NewRangeHeadWithIsolationDisabled(hd, from, to)); err != nil {
-			return i.tallyCut(fmt.Errorf("cut head %s: %w", h.name, err))
-		}
-		from = to + 1
-	}
-	return i.tallyCut(h.db.CompactOOOHead(ctx))
+	return minT, maxT, err
 }
 
 func (i *Ingester) tallyCut(err error) error {

@@ -63,6 +63,7 @@ func (s *server) Push(ctx context.Context, p *wire.PushRequest) (*wire.Pushed, e
 		}
 		body = d.body
 	}
+	d.request.Unasked = wire.Hashes // it is placed already
 	err = d.request.Walk(body, p.Version, string(id), func(series *wire.Series, _ []wire.Label) bool {
 		if p.Without != "" {
 			d.request.LeaveOut(series, p.Without)

@@ -75,6 +75,9 @@ func (i *Ingester) openHead(name string, id tenant.ID) (*head, error) {
 	if h.shipped, err = readShipped(h.dir); err != nil {
 		return nil, err
 	}
+	if err := h.shipped.broken; err != nil {
+		i.logger.Warn("list of shipped blocks is broken, all that are on disk are shipped again", "head", name, "file", h.shipped.path, "err", err)
+	}
 	if err := i.openDB(h); err != nil {
 		return nil, err
 	}

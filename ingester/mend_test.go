@@ -4,11 +4,16 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/prometheus/prometheus/tsdb"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -64,6 +69,46 @@ func TestOutOfOrderSamplesSurviveACrashWhileCutting(t *testing.T) {
 		want := n.read("t")
 		n.crash()
 		require.Equal(t, want, n.read("t"))
+	})
+}
+
+// A cut of several block ranges goes from one to the next while samples come in:
+// none of them gets lost between two ranges.
+func TestSamplesSurviveACutOfSeveralRangesAndACrash(t *testing.T) {
+	inBothHeads(t, func(t *testing.T, n *node) {
+		n.limits.Defaults.OutOfOrderWindow = model.Duration(10 * time.Hour)
+		n.start()
+		const width, most = 1500, 25 // series, pushes of each sender
+		newest := base()
+		all := func(at ...prompb.Sample) (ts []prompb.TimeSeries) {
+			for k := range width {
+				ts = append(ts, series(fmt.Sprintf(`late{k="%d"}`, k), at...))
+			}
+			return ts
+		}
+		for round := range int64(2) {
+			newest += (3 * time.Hour).Milliseconds()
+			n.push("t", all(at(newest-(150*time.Minute).Milliseconds(), 1), at(newest, 2))...)
+			var stop atomic.Bool
+			var pushing sync.WaitGroup
+			for sender := range int64(2) {
+				pushing.Go(func() {
+					for step := int64(1); step <= most && !stop.Load(); step++ {
+						late := newest - (2*step+sender)*1000
+						p, err := n.Push(context.Background(), "t", request(t, "t", all(at(late, float64(round)))...))
+						assert.NoError(t, err)
+						assert.Equal(t, width, p.Samples)
+					}
+				})
+			}
+			_, err := n.flush(context.Background(), n.heads())
+			require.NoError(t, err)
+			stop.Store(true)
+			pushing.Wait()
+			want := n.read("t")
+			n.crash()
+			require.Equal(t, want, n.read("t"), "round %d", round)
+		}
 	})
 }
 

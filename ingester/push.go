@@ -47,6 +47,9 @@ func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.
 	return a.pushed, nil
 }
 
+// Needs implements distributor.Ingester.
+func (i *Ingester) Needs(tenant.ID) wire.Names { return wire.Keys }
+
 // horizon is how far behind its newest sample (ms) a head takes samples, for
 // a tenant with these limits. A tenant that wants more than the pools give
 // gets a head of its own.

@@ -119,9 +119,11 @@ func listTenants(ctx context.Context, b *tsdb.Block) error {
 
 // shippedBlocks remembers which of a head's blocks the bucket has, and since
 // when. It is on disk, so that a restart neither uploads again nor keeps for
-// ever.
+// ever. When it is lost, all that is on disk is shipped again: what was merged
+// into other blocks meanwhile comes twice then, and is merged once more.
 type shippedBlocks struct {
-	path string
+	path   string
+	broken error // why the file counts as lost, if it does
 
 	mu sync.Mutex
 	at map[ulid.ULID]time.Time
@@ -137,7 +139,7 @@ func readShipped(dir string) (*shippedBlocks, error) {
 		return nil, err
 	}
 	if err := json.Unmarshal(b, &s.at); err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.path, err)
+		s.at, s.broken = map[ulid.ULID]time.Time{}, err
 	}
 	return s, nil
 }

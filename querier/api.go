@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/grafana/regexp"
@@ -109,12 +110,13 @@ func (q *Querier) buildInfo() *v1.PrometheusVersion {
 // rules only where the application has this name and says so in features, which
 // are strings.
 func (q *Querier) serveBuildInfo(w http.ResponseWriter, _ *http.Request) {
+	alerts := strconv.FormatBool(q.beside().Alerts)
 	body, err := json.Marshal(v1.Response{Status: "success", Data: struct {
 		*v1.PrometheusVersion
 		Application string            `json:"application"`
 		Features    map[string]string `json:"features"`
 	}{q.buildInfo(), "Grafana Mimir", map[string]string{
-		"ruler_config_api": "true", "alertmanager_config_api": "true", "query_sharding": "false", "federated_rules": "false",
+		"ruler_config_api": "true", "alertmanager_config_api": alerts, "query_sharding": "false", "federated_rules": "true",
 	}}})
 	if err != nil {
 		writeError(w, err)

@@ -35,13 +35,13 @@ func plainAPI(h *house, db *tsdb.DB, targets func(context.Context) v1.TargetRetr
 		targets:   targets,
 		buildInfo: h.buildInfo(),
 		lookback:  5 * time.Minute,
-		parser:    newParser(),
+		parser:    NewParser(),
 		logger:    h.logger,
 	})
 }
 
 func plainEngine() *promql.Engine {
-	opts := engineOpts(DefaultConfig(), newParser(), nil)
+	opts := engineOpts(DefaultConfig(), NewParser(), nil)
 	opts.MaxSamples = tenant.DefaultLimits().MaxSamplesPerQuery
 	return promql.NewEngine(opts)
 }
@@ -245,6 +245,28 @@ func TestOnlyListedRoutes(t *testing.T) {
 		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &info))
 		require.Equal(t, apiVersion, info.Data["version"])
 		require.NotContains(t, info.Data, "features")
+	}
+}
+
+// What Grafana goes by is true at the moment of the question.
+func TestBuildInfoTellsWhatIsThere(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, map[tenant.ID]*tsdb.DB{alice: newDB(t)}, 0, 0)
+	var beside Beside
+	h.TellOf(func() Beside { return beside })
+	for _, beside = range []Beside{{}, {Alerts: true}, {Rules: true}, {Rules: true, Alerts: true}, {}} {
+		var info struct {
+			Data struct {
+				Application string
+				Features    map[string]string
+			}
+		}
+		require.NoError(t, json.Unmarshal(h.do(alice, request{path: "/status/buildinfo"}).Body.Bytes(), &info))
+		require.Equal(t, beside.Rules, info.Data.Application == "Grafana Mimir")
+		if beside.Rules {
+			require.Equal(t, "true", info.Data.Features["ruler_config_api"])
+			require.Equal(t, fmt.Sprint(beside.Alerts), info.Data.Features["alertmanager_config_api"])
+		}
 	}
 }
 

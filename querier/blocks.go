@@ -26,7 +26,7 @@ func (c *Catalogue) blocks(ctx context.Context, id tenant.ID, mint, maxt int64, 
 	n := &need{}
 	var own, pool *bucket.Index
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) { own, err = c.index(gctx, bucket.TenantHome(string(id)), after); return err })
+	g.Go(func() (err error) { own, err = c.own(gctx, id, after); return err })
 	g.Go(func() (err error) { pool, err = c.index(gctx, bucket.PoolHome, after); return err })
 	if err := g.Wait(); err != nil {
 		return nil, err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,25 +15,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/tenant"
 )
 
 const (
-	// maxStale bounds the age of a list of blocks that queries are answered
-	// from while the bucket cannot be read. It is below the time for which
-	// ingesters keep what they have shipped.
-	maxStale = 5 * time.Minute
-
-	refreshTimeout  = time.Minute
-	refreshPatience = 2 * time.Second // how long a query with a usable list waits for a newer one
-	refreshPause    = time.Second     // between failures
-	relistInterval  = 5 * time.Minute // where no index object can be kept, lists are made by listing, which is dear
-	homeIdle        = time.Hour       // homes that nobody asks for are forgotten
-	forgetInterval  = time.Minute
+	relistInterval = 5 * time.Minute // where no index object can be kept, lists are made by listing, which is dear
+	homeIdle       = time.Hour       // homes that nobody asks for are forgotten
+	forgetInterval = time.Minute
 )
 
 // Catalogue knows which blocks each home has. It reads a home's index when it
 // is first asked for, and again when what it has is older than interval and
-// somebody asks. Never is the bucket scanned. It is a service.
+// somebody asks. Most tenants live in the pool and have no home of their own:
+// one list of the homes that there are saves looking for each of theirs. Never
+// is more of the bucket listed than that. It is a service.
 type Catalogue struct {
 	services.Service
 
@@ -43,7 +40,8 @@ type Catalogue struct {
 	reg       prometheus.Registerer
 
 	mu      sync.Mutex
-	homes   map[bucket.Key]*home
+	homes   map[bucket.Key]*known[listing]
+	folders *known[folders]
 	stopped bool
 
 	base    context.Context // refreshes outlive the queries that asked for them
@@ -51,22 +49,15 @@ type Catalogue struct {
 	running sync.WaitGroup
 }
 
-// home is guarded by Catalogue.mu.
-type home struct {
-	index   *bucket.Index // nil: never read
-	etag    string
-	readAt  time.Time // when index was last known to be current
-	fullAt  time.Time // when it was last read, not just looked at
-	askedAt time.Time
-	refresh *refresh // under way, or the last one, if it failed
+// listing is a home's index.
+type listing struct {
+	*bucket.Index
+	etag   string
+	fullAt time.Time // when it was read, not just looked at
 }
 
-type refresh struct {
-	started time.Time
-	done    chan struct{}
-	ended   time.Time // set before done is closed
-	err     error
-}
+// folders is the first level of the bucket: the homes of tenants, among others.
+type folders map[bucket.Key]struct{}
 
 // NewCatalogue makes a Catalogue of the blocks in b.
 func NewCatalogue(cfg Config, b bucket.Bucket, logger *slog.Logger, reg prometheus.Registerer) *Catalogue {
@@ -77,10 +68,11 @@ func NewCatalogue(cfg Config, b bucket.Bucket, logger *slog.Logger, reg promethe
 		reg:      reg,
 		refreshes: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 			Name: "hearth_querier_bucket_index_refreshes_total",
-			Help: "Looks at the list of blocks of a home, by outcome (unchanged, changed or failure).",
+			Help: "Looks at the list of blocks of a home, or at the list of homes, by outcome (unchanged, changed or failure).",
 		}, []string{"outcome"}),
-		homes: map[bucket.Key]*home{},
+		homes: map[bucket.Key]*known[listing]{},
 	}
+	c.folders = &known[folders]{what: "homes", read: c.listFolders}
 	c.base, c.cancel = context.WithCancel(context.Background())
 	c.Service = services.NewBasicService(nil, c.run, c.stop)
 	return c
@@ -104,117 +96,70 @@ func (c *Catalogue) run(ctx context.Context) error {
 // zero time: as of now, give or take the interval). The caller does not change
 // what it gets.
 func (c *Catalogue) index(ctx context.Context, key bucket.Key, after time.Time) (*bucket.Index, error) {
-	for {
-		idx, r, err := c.look(key, after)
-		if r == nil {
-			return idx, err
-		}
-		// With a list that will do, a bucket that hangs holds the query up for
-		// a moment only.
-		var enough <-chan time.Time
-		if idx != nil {
-			t := time.NewTimer(time.Until(r.started.Add(refreshPatience)))
-			defer t.Stop()
-			enough = t.C
-		}
-		select {
-		case <-r.done:
-		case <-enough:
-			return idx, nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// look returns an answer, or the refresh to wait for before looking again;
-// with a refresh may come an index that is stale but usable.
-func (c *Catalogue) look(key bucket.Key, after time.Time) (*bucket.Index, *refresh, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-
-	now := time.Now()
 	h := c.homes[key]
 	if h == nil {
-		h = &home{}
+		h = &known[listing]{what: string(key), read: func(ctx context.Context, old *listing) (*listing, error) { return c.readList(ctx, key, old) }}
 		c.homes[key] = h
 	}
-	h.askedAt = now
-	if h.index != nil && now.Sub(h.readAt) < c.interval && h.readAt.After(after) {
-		return h.index, nil, nil
-	}
-	var usable *bucket.Index
-	if h.index != nil && now.Sub(h.readAt) < maxStale && after.IsZero() {
-		usable = h.index
-	}
-	switch r := h.refresh; {
-	case r != nil && r.ended.IsZero():
-		return usable, r, nil
-	case r != nil && now.Sub(r.ended) < refreshPause && r.started.After(after):
-		if usable != nil {
-			return usable, nil, nil
-		}
-		return nil, nil, errCatalogue()
-	}
-	if c.stopped {
-		return nil, nil, errStoreStopped()
-	}
-	h.refresh = &refresh{started: now, done: make(chan struct{})}
-	c.running.Add(1)
-	go c.carryOut(key, h, h.refresh)
-	return usable, h.refresh, nil
-}
-
-// carryOut does a refresh.
-func (c *Catalogue) carryOut(key bucket.Key, h *home, r *refresh) {
-	defer c.running.Done()
-	defer close(r.done)
-
-	ctx, cancel := context.WithTimeout(c.base, refreshTimeout)
-	defer cancel()
-	c.mu.Lock()
-	old, etag, fresh := h.index, h.etag, time.Since(h.fullAt) < relistInterval
 	c.mu.Unlock()
-	idx, etag, err := c.read(ctx, key, old, etag, fresh)
-
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r.ended, r.err = time.Now(), err
+	l, err := current(ctx, c, h, after)
 	if err != nil {
-		c.refreshes.WithLabelValues("failure").Inc()
-		c.logger.Warn("list of blocks cannot be read, will retry", "home", key, "age", age(h.readAt), "err", err)
-		return
+		return nil, err
 	}
-	h.refresh = nil
-	what := "unchanged"
-	if idx != old {
-		what = "changed"
-		h.fullAt = r.started
-	}
-	c.refreshes.WithLabelValues(what).Inc()
-	// Current as of the start: what changed meanwhile may have been missed.
-	h.index, h.etag, h.readAt = idx, etag, r.started
+	return l.Index, nil
 }
 
-// read returns the index of a home: old itself if it has not changed. One that
-// was made by listing is believed only while it is fresh, unless it could be
-// stored for the next to read.
-func (c *Catalogue) read(ctx context.Context, key bucket.Key, old *bucket.Index, etag string, fresh bool) (*bucket.Index, string, error) {
-	if old != nil && (fresh || old.Rebuilt == "") {
+// own is index of a tenant's own home, which most do not have.
+func (c *Catalogue) own(ctx context.Context, id tenant.ID, after time.Time) (*bucket.Index, error) {
+	home := bucket.TenantHome(string(id))
+	there, err := current(ctx, c, c.folders, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := (*there)[home]; !ok {
+		return &bucket.Index{}, nil
+	}
+	return c.index(ctx, home, after)
+}
+
+// readList returns the index of a home: old itself if it has not changed. One
+// that was made by listing is believed only while it is fresh, unless it could
+// be stored for the next to read.
+func (c *Catalogue) readList(ctx context.Context, key bucket.Key, old *listing) (*listing, error) {
+	began := time.Now()
+	if old != nil && (began.Sub(old.fullAt) < relistInterval || old.Rebuilt == "") {
 		obj, err := c.bucket.Stat(ctx, bucket.IndexKey(key))
 		absent := errors.Is(err, bucket.ErrNotFound)
 		switch {
-		case err == nil && obj.ETag == etag, absent && etag == "":
-			return old, etag, nil
+		case err == nil && obj.ETag == old.etag, absent && old.etag == "":
+			return old, nil
 		case err != nil && !absent:
-			return nil, "", fmt.Errorf("look at index of %s: %w", key, err)
+			return nil, fmt.Errorf("look at index of %s: %w", key, err)
 		}
 	}
 	idx, etag, err := bucket.ReadIndex(ctx, c.bucket, key)
 	if err != nil {
-		return nil, "", fmt.Errorf("read index of %s: %w", key, err)
+		return nil, fmt.Errorf("read index of %s: %w", key, err)
 	}
-	return idx, etag, nil
+	return &listing{idx, etag, began}, nil
+}
+
+// listFolders lists the homes that there are, a request for each thousand.
+func (c *Catalogue) listFolders(ctx context.Context, old *folders) (*folders, error) {
+	there := folders{}
+	for obj, err := range c.bucket.List(ctx, "", false) {
+		if err != nil {
+			return nil, fmt.Errorf("list homes: %w", err)
+		}
+		if home, ok := strings.CutSuffix(string(obj.Key), "/"); ok {
+			there[bucket.Key(home)] = struct{}{}
+		}
+	}
+	if old != nil && maps.Equal(*old, there) {
+		return old, nil
+	}
+	return &there, nil
 }
 
 // forget drops homes that nobody has asked for lately.
@@ -227,13 +172,6 @@ func (c *Catalogue) forget(now time.Time) {
 			delete(c.homes, key)
 		}
 	}
-}
-
-func age(t time.Time) string {
-	if t.IsZero() {
-		return "never read"
-	}
-	return time.Since(t).Round(time.Second).String()
 }
 
 // stop ends refreshes and waits for them.

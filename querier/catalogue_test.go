@@ -14,6 +14,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hearth-metrics/hearth/bucket"
@@ -95,7 +96,9 @@ func requireUnavailable(tb testing.TB, err error, id string) {
 }
 
 func newCatalogue(b bucket.Bucket) *Catalogue {
-	return NewCatalogue(DefaultConfig(), b, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	cfg := DefaultConfig()
+	cfg.RefreshInterval = model.Duration(30 * time.Second)
+	return NewCatalogue(cfg, b, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 }
 
 // inBubble runs f with a catalogue that refreshes every 30 s of fake time, over
@@ -183,7 +186,7 @@ func TestStaleListServesForAWhile(t *testing.T) {
 		require.Equal(t, 1, count(t, c))
 		addBlock(t, b, 2)
 		b.setHook(func(string, bucket.Key) error { return errors.New("away") })
-		for range 4 {
+		for range 7 {
 			time.Sleep(time.Minute)
 			require.Equal(t, 1, count(t, c))
 		}
@@ -279,12 +282,44 @@ func TestOnlyListsThatAreAskedForAreRead(t *testing.T) {
 	n, err := c.blocks(t.Context(), "large", 500*hour, 510*hour-1, []ulid.ULID{ulid.MustNew(505, nil)}, time.Time{})
 	require.NoError(t, err)
 	require.Len(t, n.Own, 9)
-	require.Equal(t, 2, b.taken()["get"], "the tenant's list and the pool's")
+	require.Equal(t, map[string]int{"list": 1 + 1, "get": 2}, b.taken(), "the homes, the tenant's blocks, and the pool's, which has no index yet")
 	for range 100 {
 		_, err = c.blocks(t.Context(), "large", 0, hour, nil, time.Time{})
 		require.NoError(t, err)
 	}
 	require.Empty(t, b.taken())
+}
+
+// Ten thousand tenants of the pool ask, each again and again: that costs as
+// much as one of them.
+func TestTenantsWithoutHomesCostNothing(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, c *Catalogue, b *spy) {
+		require.NoError(t, bucket.UpdateIndex(t.Context(), b, bucket.PoolHome, func(x *bucket.Index) error {
+			x.AddBlock(bucket.IndexBlock{ID: ulid.ULID{15: 9}, MinTime: 0, MaxTime: 10})
+			return nil
+		}))
+		b.taken()
+		askAll := func() {
+			for i := range 10_000 {
+				n, err := c.blocks(context.Background(), tenant.ID(fmt.Sprintf("tenant-%d", i)), 0, 1, nil, time.Time{})
+				require.NoError(t, err)
+				require.Equal(t, 1, n.Len())
+			}
+		}
+		askAll()
+		require.Equal(t, map[string]int{"list": 1, "get": 1}, b.taken())
+		time.Sleep(31 * time.Second)
+		askAll()
+		require.Equal(t, map[string]int{"list": 1, "stat": 1}, b.taken())
+
+		// One gets a home: it is found with the next list.
+		addBlock(t, b, 2)
+		time.Sleep(31 * time.Second)
+		n, err := c.blocks(context.Background(), "me", 0, 1, nil, time.Time{})
+		require.NoError(t, err)
+		require.Equal(t, 3, n.Len())
+	})
 }
 
 // Of what is listed, a query needs what is not replaced, and of split pooled

@@ -20,7 +20,9 @@ type Config struct {
 	MaxConcurrent int `yaml:"max_concurrent"`
 
 	// RefreshInterval is how often the list of a home's blocks in the bucket is
-	// read again, when it is asked for.
+	// read again, when it is asked for. Until then what is shipped is read from
+	// the ingesters; blocks that others put into the bucket are seen so much
+	// later, and an ingester that leaves waits so long.
 	RefreshInterval model.Duration `yaml:"refresh_interval"`
 
 	// LookbackDelta is how old the newest sample of a series may be to count as
@@ -35,24 +37,20 @@ type Config struct {
 	// Version is what the program calls itself in status/buildinfo. The app
 	// sets it.
 	Version string `yaml:"-"`
-
-	// Rules says that a ruler answers beside the querier, which status/buildinfo
-	// tells. The app sets it.
-	Rules bool `yaml:"-"`
 }
 
 // DefaultConfig is that of Prometheus.
 func DefaultConfig() Config {
 	return Config{
 		Timeout:         model.Duration(2 * time.Minute),
-		RefreshInterval: model.Duration(30 * time.Second),
+		RefreshInterval: model.Duration(5 * time.Minute),
 		LookbackDelta:   model.Duration(5 * time.Minute),
 	}
 }
 
 // maxRefreshInterval keeps the list of blocks much younger than the time for
 // which ingesters keep the blocks that they have shipped.
-const maxRefreshInterval = 2 * time.Minute
+const maxRefreshInterval = 5 * time.Minute
 
 // Validate names the first setting that cannot work.
 func (c Config) Validate() error {
@@ -62,7 +60,7 @@ func (c Config) Validate() error {
 	case c.MaxConcurrent < 0:
 		return errors.New("max_concurrent must be 0 (twice the cores) or more")
 	case c.RefreshInterval <= 0 || time.Duration(c.RefreshInterval) > maxRefreshInterval:
-		return errors.New("refresh_interval must be above 0 and at most 2m, so that shipped blocks are seen before ingesters drop them")
+		return errors.New("refresh_interval must be above 0 and at most 5m, so that shipped blocks are seen before ingesters drop them")
 	case c.LookbackDelta <= 0:
 		return errors.New("lookback_delta must be greater than 0")
 	}

@@ -20,7 +20,8 @@ import (
 // tenant has as its limit of samples, so few.
 const maxEngines = 64
 
-func newParser() parser.Parser {
+// NewParser makes what reads expressions, with all that Hearth has switched on.
+func NewParser() parser.Parser {
 	return parser.NewParser(parser.Options{
 		EnableExperimentalFunctions:  true,
 		ExperimentalDurationExpr:     true,
@@ -71,16 +72,16 @@ func (e *engine) NewRangeQuery(ctx context.Context, from storage.Queryable, opts
 }
 
 func (e *engine) limited(ctx context.Context, prepare func(*promql.Engine) (promql.Query, error)) (promql.Query, error) {
-	id, err := tenant.FromContext(ctx)
+	who, err := e.q.whose(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := e.q.limits(id)
+	l := who.limits
 	qry, err := prepare(e.withMaxSamples(l.MaxSamplesPerQuery))
 	if err != nil {
 		return nil, err
 	}
-	ev := &evaluation{Query: qry, q: e.q, id: id, limits: l}
+	ev := &evaluation{Query: qry, q: e.q, id: who.name(), ids: who.ids, limits: l}
 	if stmt, ok := qry.Statement().(*parser.EvalStmt); ok {
 		ev.refusal = e.q.checkLength(l, stmt)
 	}
@@ -113,6 +114,7 @@ type evaluation struct {
 	promql.Query
 	q       *Querier
 	id      tenant.ID
+	ids     []tenant.ID
 	limits  *tenant.Limits
 	refusal error
 }
@@ -122,7 +124,7 @@ func (ev *evaluation) Exec(ctx context.Context) *promql.Result {
 		return &promql.Result{Err: ev.refusal}
 	}
 	res := ev.Query.Exec(ctx)
-	ev.q.meter.Read(ev.id, 0, ev.samplesRead())
+	divided(ev.ids, ev.samplesRead(), func(id tenant.ID, n int) { ev.q.meter.Read(id, 0, n) })
 	if res.Err != nil {
 		res.Err = ev.explain(ctx, res.Err)
 		return res

@@ -45,15 +45,17 @@ type part struct {
 	dbs        map[tenant.ID]*tsdb.DB
 	held       []ulid.ULID
 	meta       map[string][]metadata.Metadata
+	ownMeta    map[tenant.ID]map[string][]metadata.Metadata // of those that have other
 
 	mu    sync.Mutex
 	open  int
 	opens int
 	skip  []ulid.ULID
-	asked [2]int64 // of the last open
-	err   error    // what opening fails with
-	fail  error    // what reading fails with
-	deep  error    // what iterating over samples fails with
+	asked [2]int64  // of the last open
+	err   error     // what opening fails with
+	whose tenant.ID // that fails only; "": all
+	fail  error     // what reading fails with
+	deep  error     // what iterating over samples fails with
 	block chan struct{}
 }
 
@@ -73,7 +75,7 @@ func (p *part) enter(ctx context.Context, id tenant.ID, mint, maxt int64, skip [
 		}
 	}
 	p.skip, p.asked = skip, [2]int64{mint, maxt}
-	if p.err != nil {
+	if p.err != nil && (p.whose == "" || p.whose == id) {
 		return nil, p.err
 	}
 	db := p.dbs[id]
@@ -185,15 +187,19 @@ func (r *fakeRecent) ExemplarQuerier(ctx context.Context, id tenant.ID) (storage
 	return r.dbs[id].ExemplarQuerier(ctx)
 }
 
-func (r *fakeRecent) Metadata(_ context.Context, _ tenant.ID, metric string, _, _ int) (map[string][]metadata.Metadata, error) {
+func (r *fakeRecent) Metadata(_ context.Context, id tenant.ID, metric string, _, _ int) (map[string][]metadata.Metadata, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
+	meta, ok := r.ownMeta[id]
+	if !ok {
+		meta = r.meta
+	}
 	if metric == "" {
-		return r.meta, nil
+		return meta, nil
 	}
 	out := map[string][]metadata.Metadata{}
-	if m, ok := r.meta[metric]; ok {
+	if m, ok := meta[metric]; ok {
 		out[metric] = m
 	}
 	return out, nil
@@ -214,7 +220,8 @@ type house struct {
 	*Querier
 	recent *fakeRecent
 	stored *fakeStored
-	limits tenant.Limits // of all tenants, changed between requests
+	limits tenant.Limits                // of all tenants, changed between requests
+	own    map[tenant.ID]*tenant.Limits // of those that have others
 	reg    *prometheus.Registry
 	log    *lockedBuffer
 	router *mux.Router
@@ -254,7 +261,12 @@ func newHouse(t testing.TB, dbs map[tenant.ID]*tsdb.DB, cut, overlap int64, chan
 	for _, c := range change {
 		c(&cfg)
 	}
-	limits := func(tenant.ID) *tenant.Limits { return &h.limits }
+	limits := func(id tenant.ID) *tenant.Limits {
+		if l := h.own[id]; l != nil {
+			return l
+		}
+		return &h.limits
+	}
 	var err error
 	h.Querier, err = New(cfg, h.recent, h.stored, limits, slog.New(slog.NewTextHandler(h.log, nil)), h.reg)
 	require.NoError(t, err)
@@ -354,6 +366,35 @@ func newDB(t testing.TB) *tsdb.DB {
 // alone returns them in the order of a merge.
 func fill(t testing.TB, db *tsdb.DB, tag string) {
 	t.Helper()
+	fillAll(t, db, func(_ string, l labels.Labels) labels.Labels { return l }, tag)
+}
+
+// fillAll does so for several tags, and changes the labels of each.
+func fillAll(t testing.TB, db *tsdb.DB, change func(tag string, l labels.Labels) labels.Labels, tags ...string) {
+	t.Helper()
+	for ts := t0; ts <= t0+2*hour; ts += minute / 2 {
+		app := db.Appender(t.Context())
+		for _, tag := range tags {
+			step := (ts - t0) / (minute / 2)
+			for i, l := range seriesOf(tag) {
+				appendStep(t, app, i, l, change(tag, l), ts, step)
+			}
+		}
+		require.NoError(t, app.Commit())
+	}
+	app := db.Appender(t.Context())
+	for _, tag := range tags {
+		for i := range int64(5) {
+			_, err := app.AppendExemplar(0, change(tag, labels.FromStrings("__name__", "requests_total", "instance", "0", "job", "a", "tenant", tag)), exemplar.Exemplar{
+				Labels: labels.FromStrings("trace_id", fmt.Sprint(tag, i)), Value: float64(i), Ts: t0 + hour + i*minute, HasTs: true,
+			})
+			require.NoError(t, err)
+		}
+	}
+	require.NoError(t, app.Commit())
+}
+
+func seriesOf(tag string) []labels.Labels {
 	series := []labels.Labels{
 		labels.FromStrings("__name__", "hist", "job", "a", "tenant", tag),
 		labels.FromStrings("__name__", "native", "job", "a", "tenant", tag),
@@ -370,37 +411,27 @@ func fill(t testing.TB, db *tsdb.DB, tag string) {
 		labels.FromStrings("__name__", "with.dot", "weird name/ü", "x", "tenant", tag),
 	)
 	slices.SortFunc(series, labels.Compare)
-	for ts := t0; ts <= t0+2*hour; ts += minute / 2 {
-		app := db.Appender(t.Context())
-		step := (ts - t0) / (minute / 2)
-		for i, l := range series {
-			var err error
-			switch l.Get("__name__") {
-			case "native":
-				_, err = app.AppendHistogram(0, l, ts, tsdbutil.GenerateTestHistogram(step), nil)
-			case "native_float":
-				_, err = app.AppendHistogram(0, l, ts, nil, tsdbutil.GenerateTestFloatHistogram(step))
-			case "requests_total":
-				_, err = app.Append(0, l, ts, float64((step%100)*int64(i+1)))
-			case "up":
-				if step%50 < 45 || l.Get("job") == "a" {
-					_, err = app.Append(0, l, ts, float64(step%2))
-				}
-			default:
-				_, err = app.Append(0, l, ts, math.Sin(float64(step)))
-			}
-			require.NoError(t, err)
+	return series
+}
+
+func appendStep(t testing.TB, app storage.Appender, i int, l, as labels.Labels, ts, step int64) {
+	t.Helper()
+	var err error
+	switch l.Get("__name__") {
+	case "native":
+		_, err = app.AppendHistogram(0, as, ts, tsdbutil.GenerateTestHistogram(step), nil)
+	case "native_float":
+		_, err = app.AppendHistogram(0, as, ts, nil, tsdbutil.GenerateTestFloatHistogram(step))
+	case "requests_total":
+		_, err = app.Append(0, as, ts, float64((step%100)*int64(i+1)))
+	case "up":
+		if step%50 < 45 || l.Get("job") == "a" {
+			_, err = app.Append(0, as, ts, float64(step%2))
 		}
-		require.NoError(t, app.Commit())
+	default:
+		_, err = app.Append(0, as, ts, math.Sin(float64(step)))
 	}
-	app := db.Appender(t.Context())
-	for i := range int64(5) {
-		_, err := app.AppendExemplar(0, labels.FromStrings("__name__", "requests_total", "instance", "0", "job", "a", "tenant", tag), exemplar.Exemplar{
-			Labels: labels.FromStrings("trace_id", fmt.Sprint(tag, i)), Value: float64(i), Ts: t0 + hour + i*minute, HasTs: true,
-		})
-		require.NoError(t, err)
-	}
-	require.NoError(t, app.Commit())
+	require.NoError(t, err)
 }
 
 func secs(ms int64) string { return fmt.Sprintf("%d.%03d", ms/1000, ms%1000) }

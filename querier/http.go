@@ -44,10 +44,14 @@ var (
 // reached.
 func (q *Querier) endpoints() []endpoint {
 	api := q.newAPI()
-	buildInfo := api
-	if q.cfg.Rules {
-		buildInfo = compressed(q.serveBuildInfo)
-	}
+	withRules := compressed(q.serveBuildInfo)
+	buildInfo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if q.beside().Rules {
+			withRules.ServeHTTP(w, r)
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
 	return []endpoint{
 		{path: "/query", name: "query", methods: getOrPost, handler: api, queued: true, fail: writeError},
 		{path: "/query_range", name: "query_range", methods: getOrPost, handler: api, queued: true, fail: writeError},
@@ -93,38 +97,39 @@ func (q *Querier) door(e endpoint) http.Handler {
 			e.fail(out, err)
 		}
 		outcome = out.outcome()
-		if id, err := tenant.FromContext(r.Context()); err == nil {
-			q.meter.Answered(id, out.bytes)
+		if ids, _, err := tenant.AllFromContext(r.Context()); err == nil {
+			divided(ids, out.bytes, q.meter.Answered)
 		}
 	})
 }
 
 // pass serves a request, or returns why it may not in.
 func (q *Querier) pass(e endpoint, out *answer, r *http.Request) error {
-	id, err := tenant.FromContext(r.Context())
+	who, err := q.whose(r.Context())
 	if err != nil {
 		return err
 	}
-	limits := q.limits(id)
 	body, err := readBody(out, r)
 	if err != nil {
 		return err
 	}
 	form := peekForm(r, body)
-	if err := q.checkExpression(limits, form); err != nil {
+	if err := q.checkExpression(who.limits, form); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), q.timeout(limits, form))
+	ctx, cancel := context.WithTimeout(r.Context(), q.timeout(who.limits, form))
 	defer cancel()
 	if e.queued && r.Method != http.MethodOptions {
 		waited := time.Now()
-		turn, release, err := q.queue.acquire(ctx, id, limits.MaxQueries)
+		turn, release, err := q.queue.acquire(ctx, who.line(), who.limits.MaxQueries)
 		q.metrics.queueWait.Observe(time.Since(waited).Seconds())
 		if err != nil {
 			return q.turnedAway(err)
 		}
 		defer release()
-		q.meter.Queried(id)
+		for _, id := range who.ids {
+			q.meter.Queried(id)
+		}
 		if !e.stream {
 			out.atHeader = release // a slow reader does not hold its turn
 		}

@@ -26,17 +26,31 @@ func mergeChunks(recent, stored storage.ChunkQuerier) storage.ChunkQuerier {
 // whatever depth they come up: only here is it known that they are the
 // storage's and not the expression's.
 type guard struct {
-	q      *Querier
-	id     tenant.ID
-	limits *tenant.Limits
-	series *seriesCount
+	q       *Querier
+	id      tenant.ID
+	several bool // the query is about others as well
+	limits  *tenant.Limits
+	series  *seriesCount
 }
 
 func (g *guard) refine(err error) error {
 	if err == nil {
 		return nil
 	}
-	return g.q.refine(g.id, err)
+	err = g.q.refine(g.id, err)
+	if g.several {
+		err = g.q.blame(g.id, err)
+	}
+	return err
+}
+
+// count is the error of a series too many.
+func (g *guard) count() error {
+	err := g.q.countSeries(g.limits, g.series)
+	if err != nil && g.several {
+		err = g.q.blame(g.id, err)
+	}
+	return err
 }
 
 type guardedSet struct {
@@ -52,7 +66,7 @@ func (s *guardedSet) Next() bool {
 	if s.err != nil || !s.SeriesSet.Next() {
 		return false
 	}
-	s.err = s.q.countSeries(s.limits, s.series)
+	s.err = s.count()
 	if s.err == nil && s.answer {
 		size := int64(s.SeriesSet.At().Labels().ByteSize())
 		s.err = s.q.checkAnswer(s.limits, int(s.series.labels.Add(size)))
@@ -114,7 +128,7 @@ func (s *guardedChunkSet) Next() bool {
 	if s.err != nil || !s.ChunkSeriesSet.Next() {
 		return false
 	}
-	s.err = s.q.countSeries(s.limits, s.series)
+	s.err = s.count()
 	return s.err == nil
 }
 

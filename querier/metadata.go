@@ -53,7 +53,7 @@ func (q *Querier) metadata(r *http.Request) (map[string][]metadata.Metadata, err
 	if limit == 0 {
 		return map[string][]metadata.Metadata{}, nil
 	}
-	id, err := tenant.FromContext(r.Context())
+	ids, several, err := tenant.AllFromContext(r.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -61,14 +61,46 @@ func (q *Querier) metadata(r *http.Request) (map[string][]metadata.Metadata, err
 	if len(tenant.PolicyFrom(r.Context())) > 0 {
 		asked = -1 // some of it may not be shown
 	}
-	found, err := q.recent.Metadata(r.Context(), id, r.FormValue("metric"), asked, perMetric)
-	if err != nil {
-		return nil, q.refine(id, err)
+	of := func(ctx context.Context, id tenant.ID) (map[string][]metadata.Metadata, error) {
+		found, err := q.recent.Metadata(ctx, id, r.FormValue("metric"), asked, perMetric)
+		if err == nil {
+			err = q.hideMetadata(ctx, found)
+		}
+		if err = q.refine(id, err); err != nil && several {
+			err = q.blame(id, err)
+		}
+		return found, err
 	}
-	if err := q.hideMetadata(r.Context(), found); err != nil {
+	found, err := eachMetadata(r.Context(), ids, of)
+	if err != nil {
 		return nil, err
 	}
 	return firstMetadata(found, limit, perMetric), nil
+}
+
+// eachMetadata is the metadata of all tenants: of a metric, what any of them
+// says of it.
+func eachMetadata(ctx context.Context, ids []tenant.ID, of func(context.Context, tenant.ID) (map[string][]metadata.Metadata, error)) (map[string][]metadata.Metadata, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	answers, err := each(ctx, cancel, ids, func(ctx context.Context, id tenant.ID) ([]map[string][]metadata.Metadata, error) {
+		found, err := of(ctx, id)
+		return []map[string][]metadata.Metadata{found}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	all := map[string][]metadata.Metadata{}
+	for _, found := range answers {
+		for name, list := range found {
+			for _, md := range list {
+				if !slices.Contains(all[name], md) {
+					all[name] = append(all[name], md)
+				}
+			}
+		}
+	}
+	return all, nil
 }
 
 // metadataSeen is how far back a metric must have a series that a label policy

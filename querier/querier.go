@@ -78,7 +78,19 @@ type Querier struct {
 	parser  parser.Parser
 	engine  *engine
 	meter   Meter
+	beside  func() Beside
 }
+
+// Beside is what else answers at the address of the query API, here or in other
+// processes. Clients ask for it by status/buildinfo.
+type Beside struct {
+	Rules  bool // a ruler, with rules that can be written
+	Alerts bool // an alertmanager, with configurations that can be written
+}
+
+// TellOf has status/buildinfo tell of others. It is called before the service
+// starts, beside on each request.
+func (q *Querier) TellOf(beside func() Beside) { q.beside = beside }
 
 // Meter counts what a tenant is billed for.
 type Meter interface {
@@ -109,8 +121,9 @@ func New(cfg Config, recent Recent, stored Stored, limits func(tenant.ID) *tenan
 		limits: limits,
 		logger: logger,
 		queue:  newQueue(cfg.slots()),
-		parser: newParser(),
+		parser: NewParser(),
 		meter:  unmetered{},
+		beside: func() Beside { return Beside{} },
 	}
 	q.metrics = newMetrics(reg, q.queue)
 	q.engine = &engine{

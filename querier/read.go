@@ -35,7 +35,7 @@ func (q *Querier) serveRead(w http.ResponseWriter, r *http.Request) {
 
 func (q *Querier) read(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
-	id, err := tenant.FromContext(ctx)
+	who, err := q.whose(ctx)
 	if err != nil {
 		return err
 	}
@@ -47,9 +47,8 @@ func (q *Querier) read(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return wire.Errorf(wire.Invalid, "err-read-request", "%v", err)
 	}
-	limits := q.limits(id)
 	for _, query := range req.Queries {
-		if err := q.checkSpan(limits, spanOf(query.StartTimestampMs, query.EndTimestampMs)); err != nil {
+		if err := q.checkSpan(who.limits, spanOf(query.StartTimestampMs, query.EndTimestampMs)); err != nil {
 			return err
 		}
 	}
@@ -61,14 +60,15 @@ func (q *Querier) read(w http.ResponseWriter, r *http.Request) error {
 	if answerAs == prompb.ReadRequest_STREAMED_XOR_CHUNKS {
 		err = q.readChunks(ctx, w, req)
 	} else {
-		err = q.readSamples(ctx, w, id, req, limits)
+		err = q.readSamples(ctx, w, who, req)
 	}
-	return q.refineIn(ctx, id, err)
+	return q.refineIn(ctx, who.name(), err)
 }
 
 // readSamples collects the whole answer before it writes any of it, so the
 // tenant's limit of samples in memory holds for all queries of the request.
-func (q *Querier) readSamples(ctx context.Context, w http.ResponseWriter, id tenant.ID, req *prompb.ReadRequest, l *tenant.Limits) error {
+func (q *Querier) readSamples(ctx context.Context, w http.ResponseWriter, who owners, req *prompb.ReadRequest) error {
+	l := who.limits
 	left := l.MaxSamplesPerQuery
 	if left <= 0 {
 		left = math.MaxInt
@@ -90,7 +90,7 @@ func (q *Querier) readSamples(ctx context.Context, w http.ResponseWriter, id ten
 		for _, ts := range res.Timeseries {
 			left -= len(ts.Samples) + len(ts.Histograms)
 		}
-		q.meter.Read(id, 0, before-left)
+		divided(who.ids, before-left, func(id tenant.ID, n int) { q.meter.Read(id, 0, n) })
 		resp.Results[i] = res
 	}
 	w.Header().Set("Content-Type", "application/x-protobuf")

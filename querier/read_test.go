@@ -35,7 +35,12 @@ var (
 // readClient is Prometheus' own client against a server of the house.
 func readClient(t testing.TB, h *house, as []prompb.ReadRequest_ResponseType) remote.ReadClient {
 	t.Helper()
-	server := httptest.NewServer(tenant.Middleware(h.router))
+	return readClientOf(t, tenant.Middleware(h.router), as)
+}
+
+func readClientOf(t testing.TB, handler http.Handler, as []prompb.ReadRequest_ResponseType) remote.ReadClient {
+	t.Helper()
+	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	u, err := url.Parse(server.URL + "/prometheus/api/v1/read")
 	require.NoError(t, err)

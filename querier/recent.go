@@ -213,17 +213,7 @@ type replicaSamples struct{ *replicaQuerier }
 // Select implements storage.Querier.
 func (q replicaSamples) Select(ctx context.Context, _ bool, h *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
 	wait := ask(ctx, &q.asked, func(ctx context.Context) ([][]wire.SelectedSeries, error) { return q.selected(ctx, h, ms) })
-	return &lazy[storage.Series]{open: func() set[storage.Series] {
-		answers, err := wait()
-		if err != nil {
-			return storage.ErrSeriesSet(err)
-		}
-		sets := make([]storage.SeriesSet, len(answers))
-		for i, a := range answers {
-			sets[i] = &list[storage.Series]{rest: samplesOf(a)}
-		}
-		return storage.NewMergeSeriesSet(sets, 0, storage.ChainedSeriesMerge)
-	}}
+	return mergedSamples(wait, math.MinInt64, math.MaxInt64)
 }
 
 type replicaChunks struct{ *replicaQuerier }
@@ -231,17 +221,7 @@ type replicaChunks struct{ *replicaQuerier }
 // Select implements storage.ChunkQuerier.
 func (q replicaChunks) Select(ctx context.Context, _ bool, h *storage.SelectHints, ms ...*labels.Matcher) storage.ChunkSeriesSet {
 	wait := ask(ctx, &q.asked, func(ctx context.Context) ([][]wire.SelectedSeries, error) { return q.selected(ctx, h, ms) })
-	return &lazy[storage.ChunkSeries]{open: func() set[storage.ChunkSeries] {
-		answers, err := wait()
-		if err != nil {
-			return storage.ErrChunkSeriesSet(err)
-		}
-		sets := make([]storage.ChunkSeriesSet, len(answers))
-		for i, a := range answers {
-			sets[i] = &list[storage.ChunkSeries]{rest: chunksOf(a)}
-		}
-		return storage.NewMergeChunkSeriesSet(sets, 0, storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge))
-	}}
+	return mergedChunks(wait)
 }
 
 // ExemplarQuerier implements Recent.

@@ -3,7 +3,6 @@ package querier
 import (
 	"errors"
 	"iter"
-	"math"
 	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -15,13 +14,9 @@ import (
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-// samplesOf reads the chunks of series one after the other.
-func samplesOf(list []wire.SelectedSeries) []storage.Series {
-	return samplesBetween(list, math.MinInt64, math.MaxInt64)
-}
-
-// samplesBetween is samplesOf without samples before minT or after maxT. What a
-// list has of a series several times, one after the other, is merged.
+// samplesBetween reads the chunks of series one after the other, without samples
+// before minT or after maxT. What a list has of a series several times, one after
+// the other, is merged.
 func samplesBetween(list []wire.SelectedSeries, minT, maxT int64) []storage.Series {
 	out := make([]storage.Series, 0, len(list))
 	for same := range groups(list) {
@@ -112,6 +107,37 @@ type set[S any] interface {
 	At() S
 	Err() error
 	Warnings() annotations.Annotations
+}
+
+// mergedSamples is what several have answered, between two times, as one set.
+// wait is called when the set is first used.
+func mergedSamples(wait func() ([][]wire.SelectedSeries, error), minT, maxT int64) storage.SeriesSet {
+	return &lazy[storage.Series]{open: func() set[storage.Series] {
+		answers, err := wait()
+		if err != nil {
+			return storage.ErrSeriesSet(err)
+		}
+		sets := make([]storage.SeriesSet, len(answers))
+		for i, a := range answers {
+			sets[i] = &list[storage.Series]{rest: samplesBetween(a, minT, maxT)}
+		}
+		return storage.NewMergeSeriesSet(sets, 0, storage.ChainedSeriesMerge)
+	}}
+}
+
+// mergedChunks is mergedSamples for whole chunks.
+func mergedChunks(wait func() ([][]wire.SelectedSeries, error)) storage.ChunkSeriesSet {
+	return &lazy[storage.ChunkSeries]{open: func() set[storage.ChunkSeries] {
+		answers, err := wait()
+		if err != nil {
+			return storage.ErrChunkSeriesSet(err)
+		}
+		sets := make([]storage.ChunkSeriesSet, len(answers))
+		for i, a := range answers {
+			sets[i] = &list[storage.ChunkSeries]{rest: chunksOf(a)}
+		}
+		return storage.NewMergeChunkSeriesSet(sets, 0, storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge))
+	}}
 }
 
 // lazy is a set that is opened when it is first used.

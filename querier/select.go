@@ -15,28 +15,38 @@ import (
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
-// queryable reads as the tenant that each Select's context names. A Querier of
-// it serves one query of one tenant.
+// queryable reads as the tenants that each Select's context names. A Querier of
+// it serves one query.
 type queryable struct{ q *Querier }
 
 func (s queryable) Querier(mint, maxt int64) (storage.Querier, error) {
-	return &sampleQuerier{session[storage.Querier]{q: s.q, mint: mint, maxt: maxt, open: s.q.openSamples}}, nil
+	return &sampleReader{reader[*sampleQuerier]{q: s.q, begin: func(several bool) *sampleQuerier {
+		return &sampleQuerier{session[storage.Querier]{q: s.q, mint: mint, maxt: maxt, several: several, open: s.q.openSamples}}
+	}}}, nil
 }
 
 func (s queryable) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
-	return &chunkQuerier{session[storage.ChunkQuerier]{q: s.q, mint: mint, maxt: maxt, open: s.q.openChunks}}, nil
+	return &chunkReader{reader[*chunkQuerier]{q: s.q, begin: func(several bool) *chunkQuerier {
+		return &chunkQuerier{session[storage.ChunkQuerier]{q: s.q, mint: mint, maxt: maxt, several: several, open: s.q.openChunks}}
+	}}}, nil
 }
 
 func (s queryable) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, error) {
-	id, err := tenant.FromContext(ctx)
+	ids, several, err := tenant.AllFromContext(ctx)
 	if err != nil {
 		return nil, err
 	}
-	eq, err := s.q.recent.ExemplarQuerier(ctx, id)
-	if err != nil {
-		return nil, s.q.refineIn(ctx, id, err)
+	of := func(ctx context.Context, id tenant.ID) (storage.ExemplarQuerier, error) {
+		e := exemplarQuerier{q: s.q, id: id, several: several, policy: tenant.PolicyFrom(ctx)}
+		if e.from, err = s.q.recent.ExemplarQuerier(ctx, id); err != nil {
+			return nil, e.refine(s.q.refineIn(ctx, id, err))
+		}
+		return e, nil
 	}
-	return exemplarQuerier{q: s.q, id: id, policy: tenant.PolicyFrom(ctx), from: eq}, nil
+	if several {
+		return exemplarsOfSeveral{ctx, ids, of}, nil
+	}
+	return of(ctx, ids[0])
 }
 
 // openSamples opens recent data before stored: what moves from one to the
@@ -82,11 +92,12 @@ type window struct {
 	mint, maxt int64
 }
 
-// session is what one query has opened. Q is a storage.Querier or a
-// storage.ChunkQuerier over recent and stored data.
+// session is what one query has opened of one tenant. Q is a storage.Querier or
+// a storage.ChunkQuerier over recent and stored data.
 type session[Q storage.LabelQuerier] struct {
 	q          *Querier
 	mint, maxt int64
+	several    bool // the query is about others as well
 	open       func(ctx context.Context, id tenant.ID, mint, maxt int64) (Q, error)
 	series     seriesCount
 
@@ -126,14 +137,22 @@ func (s *session[Q]) at(ctx context.Context, mint, maxt int64) (*source[Q], erro
 	data, ok := s.opened[w]
 	if !ok {
 		if data, err = s.open(ctx, id, w.mint, w.maxt); err != nil {
-			return nil, s.q.refineIn(ctx, id, err)
+			return nil, s.refine(ctx, id, err)
 		}
 		if s.opened == nil {
 			s.opened = map[window]Q{}
 		}
 		s.opened[w] = data
 	}
-	return &source[Q]{w, data, &guard{q: s.q, id: id, limits: limits, series: &s.series}}, nil
+	return &source[Q]{w, data, &guard{q: s.q, id: id, several: s.several, limits: limits, series: &s.series}}, nil
+}
+
+func (s *session[Q]) refine(ctx context.Context, id tenant.ID, err error) error {
+	err = s.q.refineIn(ctx, id, err)
+	if s.several {
+		err = s.q.blame(id, err)
+	}
+	return err
 }
 
 // hinted is at for a Select: it returns hints that say the times that are
@@ -163,7 +182,7 @@ func (s *session[Q]) LabelValues(ctx context.Context, name string, h *storage.La
 	if err == nil {
 		err = s.q.checkNames(src.guard.limits, values)
 	}
-	return values, warnings, s.q.refineIn(ctx, src.id, err)
+	return values, warnings, s.refine(ctx, src.id, err)
 }
 
 // LabelNames implements storage.LabelQuerier. Names may be kept: Prometheus'
@@ -181,7 +200,7 @@ func (s *session[Q]) LabelNames(ctx context.Context, h *storage.LabelHints, ms .
 	for i, name := range names {
 		names[i] = strings.Clone(name)
 	}
-	return names, warnings, s.q.refineIn(ctx, src.id, err)
+	return names, warnings, s.refine(ctx, src.id, err)
 }
 
 // Close closes all that was opened.
@@ -229,10 +248,19 @@ func (s *chunkQuerier) Select(ctx context.Context, sorted bool, h *storage.Selec
 }
 
 type exemplarQuerier struct {
-	q      *Querier
-	id     tenant.ID
-	policy []*labels.Matcher
-	from   storage.ExemplarQuerier
+	q       *Querier
+	id      tenant.ID
+	several bool // the query is about others as well
+	policy  []*labels.Matcher
+	from    storage.ExemplarQuerier
+}
+
+func (e exemplarQuerier) refine(err error) error {
+	err = e.q.refine(e.id, err)
+	if e.several {
+		err = e.q.blame(e.id, err)
+	}
+	return err
 }
 
 func (e exemplarQuerier) Select(start, end int64, ms ...[]*labels.Matcher) ([]exemplar.QueryResult, error) {
@@ -252,7 +280,7 @@ func (e exemplarQuerier) Select(start, end int64, ms ...[]*labels.Matcher) ([]ex
 	}
 	res, err := e.from.Select(start, end, ms...)
 	if err != nil {
-		return nil, e.q.refine(e.id, err)
+		return nil, e.refine(err)
 	}
 	if res == nil {
 		return none, nil

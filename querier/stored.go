@@ -169,17 +169,7 @@ func (q gatewaysSamples) Select(ctx context.Context, _ bool, h *storage.SelectHi
 		from, to = max(from, h.Start), min(to, h.End)
 	}
 	wait := ask(ctx, &q.asked, func(ctx context.Context) ([][]wire.SelectedSeries, error) { return q.selected(ctx, h, ms, true) })
-	return &lazy[storage.Series]{open: func() set[storage.Series] {
-		answers, err := wait()
-		if err != nil {
-			return storage.ErrSeriesSet(err)
-		}
-		sets := make([]storage.SeriesSet, len(answers))
-		for i, a := range answers {
-			sets[i] = &list[storage.Series]{rest: samplesBetween(a, from, to)}
-		}
-		return storage.NewMergeSeriesSet(sets, 0, storage.ChainedSeriesMerge)
-	}}
+	return mergedSamples(wait, from, to)
 }
 
 type gatewaysChunks struct{ *gatewaysQuerier }
@@ -187,15 +177,5 @@ type gatewaysChunks struct{ *gatewaysQuerier }
 // Select implements storage.ChunkQuerier.
 func (q gatewaysChunks) Select(ctx context.Context, _ bool, h *storage.SelectHints, ms ...*labels.Matcher) storage.ChunkSeriesSet {
 	wait := ask(ctx, &q.asked, func(ctx context.Context) ([][]wire.SelectedSeries, error) { return q.selected(ctx, h, ms, false) })
-	return &lazy[storage.ChunkSeries]{open: func() set[storage.ChunkSeries] {
-		answers, err := wait()
-		if err != nil {
-			return storage.ErrChunkSeriesSet(err)
-		}
-		sets := make([]storage.ChunkSeriesSet, len(answers))
-		for i, a := range answers {
-			sets[i] = &list[storage.ChunkSeries]{rest: chunksOf(a)}
-		}
-		return storage.NewMergeChunkSeriesSet(sets, 0, storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge))
-	}}
+	return mergedChunks(wait)
 }

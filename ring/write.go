@@ -60,6 +60,9 @@ func (r *Ring) Write(ctx context.Context, id tenant.ID, patience time.Duration, 
 	return word(err)
 }
 
+// ByToken says that tokens decide which members hold a tenant's items.
+func (r *Ring) ByToken(id tenant.ID) bool { return !r.holdsAll(r.shard(id)) }
+
 // shard is the members that a tenant's data is spread over.
 func (r *Ring) shard(id tenant.ID) dsring.ReadRing {
 	size := 0

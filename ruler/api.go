@@ -29,6 +29,7 @@ type groupState struct {
 	Rules          []ruleState `json:"rules"`
 	Interval       float64     `json:"interval"`
 	Limit          int         `json:"limit"`
+	SourceTenants  []string    `json:"sourceTenants,omitempty"` // as in Mimir
 	EvaluationTime float64     `json:"evaluationTime"`
 	LastEvaluation time.Time   `json:"lastEvaluation"`
 }
@@ -222,6 +223,7 @@ func (r *Ruler) states(ctx context.Context, id tenant.ID) ([]groupState, []strin
 			if !ok {
 				s = r.notEvaluated(namespace, &groups[i])
 			}
+			s.SourceTenants = groups[i].SourceTenants
 			out = append(out, s)
 		}
 	}

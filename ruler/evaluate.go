@@ -20,8 +20,16 @@ import (
 )
 
 // query evaluates an expression of a rule, or of a template, over the tenant's
-// data. It waits for its turn: a tenant's queries do not take all that may run.
+// data, or that of the tenants which the group names. It waits for its turn: a tenant's queries do not take all that may run.
 func (g *runner) query(ctx context.Context, expr string, at time.Time) (promql.Vector, error) {
+	if def := g.want.Load(); len(def.SourceTenants) > 0 {
+		ids, err := g.r.sources(g.id, def)
+		if err != nil {
+			g.r.metrics.evaluations.WithLabelValues("failure").Inc()
+			return nil, err
+		}
+		ctx = tenant.WithIDs(ctx, ids)
+	}
 	for _, slots := range []chan struct{}{g.slots, g.r.slots} {
 		select {
 		case slots <- struct{}{}:

@@ -1,25 +1,18 @@
 package ruler
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
-	"io"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
-	"go.yaml.in/yaml/v3"
 
+	"github.com/hearth-metrics/hearth/ruler/rulefile"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-// Group is a group of rules, as in a rule file of Prometheus.
-type Group = rulefmt.RuleGroup
+// Group is a group of rules, as in a rule file.
+type Group = rulefile.Group
 
 // Document is all rules of a tenant, as they are stored.
 type Document struct {
@@ -73,71 +66,14 @@ func (d *Document) remove(namespace, group string) bool {
 	return true
 }
 
-// maxProblems bounds what is told of a group that is wrong.
-const maxProblems = 10
-
-// parseGroup reads one group in YAML and checks it as Prometheus does: unknown
-// fields, names, expressions and templates. The error names lines of the text.
+// parseGroup reads the body of a request.
 func parseGroup(text []byte, p parser.Parser) (Group, error) {
-	var g Group
-	var nodes struct {
-		Rules []rulefmt.RuleNode `yaml:"rules"`
-	}
-	dec := yaml.NewDecoder(bytes.NewReader(text))
-	dec.KnownFields(true)
-	switch err := dec.Decode(&g); {
-	case errors.Is(err, io.EOF):
-		return Group{}, invalid("the body is empty, send one rule group in YAML")
-	case err != nil:
+	g, err := rulefile.ParseGroup(text, p)
+	if err != nil {
 		return Group{}, invalid(err.Error())
-	}
-	if err := dec.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
-		return Group{}, invalid("there is more than one YAML document, send one rule group")
-	}
-	if err := yaml.Unmarshal(text, &nodes); err != nil {
-		return Group{}, invalid(err.Error())
-	}
-	problems := checkGroup(&g)
-	for i := range g.Rules {
-		r := &g.Rules[i]
-		for _, e := range r.Validate(nodes.Rules[i], model.UTF8Validation, p) {
-			problems = append(problems, fmt.Sprintf("rule %d, %q: %s", i+1, r.Alert+r.Record, e.Error()))
-		}
-	}
-	if len(problems) > maxProblems {
-		problems = append(problems[:maxProblems], fmt.Sprintf("and %d more", len(problems)-maxProblems))
-	}
-	if len(problems) > 0 {
-		return Group{}, invalid(strings.Join(problems, "; "))
 	}
 	return g, nil
 }
-
-// checkGroup is what Prometheus checks of a group besides its rules, and what
-// it would stumble over when it runs it.
-func checkGroup(g *Group) (problems []string) {
-	switch {
-	case g.Name == "":
-		problems = append(problems, "the group has no name")
-	case len(g.Rules) == 0:
-		problems = append(problems, "the group has no rules")
-	}
-	if g.Interval < 0 || g.Limit < 0 {
-		problems = append(problems, "interval and limit must not be negative")
-	}
-	if g.Interval > 0 && time.Duration(g.Interval) < minInterval {
-		problems = append(problems, fmt.Sprintf("the interval is %s, the least is %s", g.Interval, model.Duration(minInterval)))
-	}
-	for name, value := range g.Labels {
-		if !model.UTF8Validation.IsValidLabelName(name) || name == model.MetricNameLabel || !model.LabelValue(value).IsValid() {
-			problems = append(problems, fmt.Sprintf("the group's label %q is not valid", name))
-		}
-	}
-	return problems
-}
-
-// minInterval keeps one group from being evaluated without a pause.
-const minInterval = time.Second
 
 func invalid(problem string) error {
 	return wire.Errorf(wire.Invalid, "err-rules-invalid", "invalid rule group: %s", problem)
@@ -159,11 +95,4 @@ func admit(l *tenant.Limits, d *Document, g *Group) error {
 			"group %q has the interval %s, the limit is %s (min_rule_evaluation_interval). Evaluate it less often, or ask for a lower limit", g.Name, g.Interval, l.MinRuleInterval)
 	}
 	return nil
-}
-
-// equal says whether two groups are written the same.
-func equal(a, b *Group) bool {
-	ta, errA := yaml.Marshal(a)
-	tb, errB := yaml.Marshal(b)
-	return errA == nil && errB == nil && bytes.Equal(ta, tb)
 }

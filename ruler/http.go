@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/ruler/rulefile"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
@@ -154,8 +155,11 @@ func (r *Ruler) postGroup(w http.ResponseWriter, req *http.Request, id tenant.ID
 	if err != nil {
 		return err
 	}
+	if _, err := r.sources(id, &g); err != nil {
+		return err
+	}
 	return r.change(w, req, id, func(d *Document) (bool, error) {
-		if old, ok := d.find(n.namespace, g.Name); ok && equal(&old, &g) {
+		if old, ok := d.find(n.namespace, g.Name); ok && rulefile.Equal(&old, &g) {
 			return false, nil
 		}
 		d.set(n.namespace, g)

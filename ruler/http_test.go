@@ -11,6 +11,9 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hearth-metrics/hearth/ruler/rulefile"
+	"github.com/hearth-metrics/hearth/tenant"
 )
 
 func recording(name string, n int) string {
@@ -57,6 +60,8 @@ func TestBadGroups(t *testing.T) {
 	w := newWorld(t)
 	w.limits.MaxRulesPerGroup, w.limits.MaxRuleGroups = 3, 2
 	w.limits.MinRuleInterval = model.Duration(30 * time.Second)
+	w.limits.RuleSourceTenants = "a, gone"
+	w.status.Store(asID("gone"), tenant.Suspended)
 	r := w.start()
 	for _, c := range []struct {
 		body   string
@@ -68,7 +73,9 @@ func TestBadGroups(t *testing.T) {
 		{"rules: [{record: a, expr: up}]", 400, "the group has no name"},
 		{"name: x", 400, "the group has no rules"},
 		{"name: x\nunknown: 1\nrules: [{record: a, expr: up}]", 400, "field unknown not found"},
-		{"name: x\nsource_tenants: [a]\nrules: [{record: a, expr: up}]", 400, "field source_tenants not found"},
+		{"name: x\nsource_tenants: [a, t, other]\nrules: [{record: a, expr: up}]", 400, "reads the tenant other, which the rules of t may not"},
+		{"name: x\nsource_tenants: [a, gone]\nrules: [{record: a, expr: up}]", 403, "reads the tenant gone, which is not to be read now"},
+		{"name: x\nsource_tenants: [a, 'b/c']\nrules: [{record: a, expr: up}]", 400, "tenant id has the character"},
 		{"name: x\nrules:\n- record: a\n  expr: sum(", 400, `rule 1, "a": 4:9: could not parse expression`},
 		{"name: x\nrules:\n- alert: A\n  expr: up\n  annotations: {a: '{{'}", 400, "template"},
 		{"name: x\nrules: [{record: a, alert: b, expr: up}]", 400, "only one of 'record' and 'alert' must be set"},
@@ -159,7 +166,7 @@ func FuzzParseGroup(f *testing.F) {
 		}
 		d := Document{}
 		d.set("ns", g)
-		if found, ok := d.find("ns", g.Name); !ok || !equal(&found, &g) {
+		if found, ok := d.find("ns", g.Name); !ok || !rulefile.Equal(&found, &g) {
 			t.Fatalf("%q is not found again", g.Name)
 		}
 	})

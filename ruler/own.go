@@ -44,14 +44,16 @@ func (r *Ruler) isOurs(members []ring.Member, id tenant.ID, name groupName) bool
 }
 
 // place starts the groups that have become ours, changes those that have
-// changed, and stops those that are gone or another's now. r.mu is held.
+// changed, and stops those that are gone, another's now, or of a tenant that is
+// not active. r.mu is held.
 func (r *Ruler) place(work context.Context, id tenant.ID, t *tenantRules, members []ring.Member) {
 	exist := map[groupName]bool{}
+	ours := func(name groupName) bool { return t.active && r.isOurs(members, id, name) }
 	for namespace, groups := range t.doc.Namespaces {
 		for i := range groups {
 			name := groupName{namespace, groups[i].Name}
 			exist[name] = true
-			if !r.isOurs(members, id, name) {
+			if !ours(name) {
 				continue
 			}
 			g := t.ours[name]
@@ -67,7 +69,7 @@ func (r *Ruler) place(work context.Context, id tenant.ID, t *tenantRules, member
 		switch {
 		case !exist[name]:
 			r.runners.Go(g.end)
-		case !r.isOurs(members, id, name):
+		case !ours(name):
 			r.runners.Go(g.stop)
 		default:
 			continue

@@ -52,7 +52,8 @@ type Parts struct {
 	Writes  Writes
 	Alerts  Notifier // the tenants' own Alertmanagers; nil: there are none
 	Limits  func(tenant.ID) *tenant.Limits
-	Cluster *Cluster // nil: there is no other ruler
+	Status  func(tenant.ID) tenant.Status // rules are evaluated of those that are active
+	Cluster *Cluster                      // nil: there is no other ruler
 
 	Evaluated func(tenant.ID) // counts an evaluation
 }
@@ -82,17 +83,18 @@ type Ruler struct {
 // tenantRules is a tenant's rules as they were last read, and the groups of
 // them that are evaluated here.
 type tenantRules struct {
-	doc   Document
-	etag  string
-	slots chan struct{} // one for each query of the tenant that may run
-	ours  map[groupName]*runner
+	doc    Document
+	etag   string
+	active bool          // as far as its status goes
+	slots  chan struct{} // one for each query of the tenant that may run
+	ours   map[groupName]*runner
 }
 
 type groupName struct{ namespace, group string }
 
 const (
-	lookTick   = time.Second     // how soon a change of members is noticed
-	listTick   = 5 * time.Minute // how late a change is that nobody has told us of
+	lookTick   = time.Second      // how soon a change of members is noticed
+	listTick   = 30 * time.Minute // how late a change is that nobody has told us of
 	retryList  = 10 * time.Second
 	stopGrace  = 15 * time.Second // for evaluations that run when we stop
 	readsAtOne = 16               // documents read from the bucket at once
@@ -155,7 +157,8 @@ func (r *Ruler) follow(ctx, work context.Context) {
 		case <-r.wake:
 			r.readDirty(ctx, work)
 		case <-look.C:
-			r.readDirty(ctx, work) // what could not be read
+			r.lookAtStatus()
+			r.readDirty(ctx, work) // what could not be read, too
 			if now := r.members(); !sameMembers(members, now) {
 				members = now
 				r.placeAll(work)
@@ -184,6 +187,18 @@ func (r *Ruler) changed(id tenant.ID) {
 	select {
 	case r.wake <- struct{}{}:
 	default: // it is awake
+	}
+}
+
+// lookAtStatus marks the tenants that have been suspended, are active again, or
+// are gone, the rules with them.
+func (r *Ruler) lookAtStatus() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, t := range r.tenants {
+		if t.active != (r.Status(id) == tenant.Active) {
+			r.dirty[id] = true
+		}
 	}
 }
 
@@ -248,7 +263,7 @@ func (r *Ruler) take(work context.Context, id tenant.ID, doc Document, etag stri
 		t = &tenantRules{slots: make(chan struct{}, max(2, cap(r.slots)/4)), ours: map[groupName]*runner{}}
 		r.tenants[id] = t
 	}
-	t.doc, t.etag = doc, etag
+	t.doc, t.etag, t.active = doc, etag, r.Status(id) == tenant.Active
 	r.place(work, id, t, r.members())
 	if etag == "" {
 		delete(r.tenants, id)

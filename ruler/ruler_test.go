@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hearth-metrics/hearth/ring"
+	"github.com/hearth-metrics/hearth/tenant"
 )
 
 // history is all samples of a database between two times, by series, in words.
@@ -83,7 +84,7 @@ func (l load) Load(file string, ignore bool, scheme model.ValidationScheme) (*ru
 	if err != nil {
 		return nil, []error{err}
 	}
-	return &rulefmt.RuleGroups{Groups: []rulefmt.RuleGroup{g}}, nil
+	return &rulefmt.RuleGroups{Groups: []rulefmt.RuleGroup{g.RuleGroup}}, nil
 }
 
 func (load) Parse(expr string) (parser.Expr, error) {
@@ -229,6 +230,43 @@ func TestAlertsSurviveMoves(t *testing.T) {
 		told = w.takeTold()
 		require.NotEmpty(t, told)
 		require.True(t, told[len(told)-1].resolved)
+	})
+}
+
+// Of a tenant that is suspended nothing is evaluated; when it is active again its
+// rules are. What was removed meanwhile is not.
+func TestOnlyActiveTenantsAreEvaluated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.start()
+		for _, id := range []string{"t", "gone"} {
+			post(t, r, asID(id), "ns", down)
+		}
+		evaluated := func(want int, what string) {
+			t.Helper()
+			began := time.Now().Add(time.Millisecond)
+			feed(w, 3*time.Minute, 1)
+			for _, samples := range history(t, w.db("t"), "up:recorded", began, time.Now()) {
+				require.Len(t, samples, want, what)
+				want = 0
+			}
+			require.Zero(t, want, what)
+		}
+		evaluated(3, "active")
+		for _, s := range []tenant.Status{tenant.Suspended, tenant.ReadOnly, tenant.Deleting} {
+			for _, id := range []string{"t", "gone"} {
+				w.status.Store(asID(id), s)
+			}
+			time.Sleep(2 * time.Second)
+			evaluated(0, string(s))
+			require.Empty(t, r.ourStates("t"))
+		}
+		require.NoError(t, Forget(t.Context(), w.bucket, "gone"))
+		w.status.Clear()
+		time.Sleep(2 * time.Second)
+		evaluated(3, "active again")
+		require.Len(t, r.ourStates("t"), 1)
+		require.Empty(t, r.ourStates("gone"))
 	})
 }
 

@@ -2,6 +2,7 @@ package ruler
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/storage"
 
+	"github.com/hearth-metrics/hearth/ruler/rulefile"
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
@@ -59,7 +61,7 @@ func newRunner(work context.Context, r *Ruler, id tenant.ID, name groupName, slo
 		Context:              tenant.WithID(work, id),
 		Appendable:           appendable{g},
 		Queryable:            watched{g},
-		Logger:               r.logger.With("tenant", id),
+		Logger:               slog.New(quiet{r.logger.With("tenant", id).Handler()}),
 		OutageTolerance:      outageTolerance,
 		ForGracePeriod:       0, // an alert that was about to fire when it moved does not wait again
 		ResendDelay:          resendDelay,
@@ -85,7 +87,7 @@ func (g *runner) file() string { return string(g.id) + "/" + g.name.namespace }
 
 // become has the group be def from its next evaluation on. It does not wait.
 func (g *runner) become(def *Group) {
-	if have := g.want.Swap(def); have != nil && equal(have, def) {
+	if have := g.want.Swap(def); have != nil && rulefile.Equal(have, def) {
 		return
 	}
 	g.hurry.Store(true)
@@ -142,7 +144,7 @@ const endGrace = 10 * time.Second
 
 // Load implements rules.GroupLoader: the file has this one group.
 func (g *runner) Load(string, bool, model.ValidationScheme) (*rulefmt.RuleGroups, []error) {
-	return &rulefmt.RuleGroups{Groups: []rulefmt.RuleGroup{*g.have}}, nil
+	return &rulefmt.RuleGroups{Groups: []rulefmt.RuleGroup{g.have.RuleGroup}}, nil
 }
 
 // Parse implements rules.GroupLoader.

@@ -162,6 +162,11 @@ func (s *store) remove(ctx context.Context, id tenant.ID) error {
 	return nil
 }
 
+// Forget removes all that a bucket has of a tenant's rules.
+func Forget(ctx context.Context, b bucket.Bucket, id tenant.ID) error {
+	return newStore(b).remove(ctx, id)
+}
+
 // versions are those that were replaced, in order.
 func (s *store) versions(ctx context.Context, id tenant.ID) ([]int, error) {
 	var out []int

@@ -1,6 +1,7 @@
 package ruler
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -46,6 +47,7 @@ type world struct {
 	limits  tenant.Limits
 	logger  *slog.Logger
 	changes *fakeStore
+	status  sync.Map // by tenant, of those that are not active
 
 	mu      sync.Mutex
 	data    map[tenant.ID]*teststorage.TestStorage
@@ -215,6 +217,12 @@ func (w *world) parts() Parts {
 		Evaluated: func(tenant.ID) {},
 		Bucket:    w.bucket, Engine: w.engine, Data: w, Parser: parser.NewParser(parser.Options{}),
 		Writes: w, Alerts: w, Limits: func(tenant.ID) *tenant.Limits { return &w.limits },
+		Status: func(id tenant.ID) tenant.Status {
+			if s, ok := w.status.Load(id); ok {
+				return s.(tenant.Status)
+			}
+			return tenant.Active
+		},
 	}
 }
 
@@ -330,3 +338,21 @@ func (s *fakeStore) WatchKey(ctx context.Context, _ string, f func(any) bool) {
 }
 
 func asID(s string) tenant.ID { return tenant.ID(s) }
+
+// lockedBuffer is a log that may be read while it is written.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) bytes() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Clone(b.buf.Bytes())
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
@@ -24,8 +27,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/bucket/buckettest"
 	"github.com/hearth-metrics/hearth/tenant"
-	"github.com/hearth-metrics/hearth/wire"
 )
 
 var (
@@ -37,79 +40,193 @@ var (
 
 const day = 24 * 60 * 60 * 1000
 
-// BenchmarkStored asks for one metric of a hundred, as the engine does, over an
-// hour up to all days: cold, warm, as other members ask, and as Prometheus reads
-// the same blocks from local disk. `make bench-stored` runs it at scale.
+// question is something that is asked of one tenant's blocks. Without chunks it
+// asks for the series alone, with a label for that one's values.
+type question struct {
+	name     string
+	noChunks bool
+	label    string
+	ms       []*labels.Matcher
+}
+
+// questions are ten of what people ask, the dear ones among them. There are 100
+// metrics, a thousand instances of each, ten jobs, and a pod for each series.
+func questions() []question {
+	is := func(kind labels.MatchType, name, value string) *labels.Matcher {
+		return labels.MustNewMatcher(kind, name, value)
+	}
+	metric := is(labels.MatchEqual, "__name__", "metric_42")
+	return []question{
+		{name: "a metric", ms: []*labels.Matcher{metric}},
+		{name: "one series", ms: []*labels.Matcher{metric, is(labels.MatchEqual, "instance", "host-000001")}},
+		{name: "three instances", ms: []*labels.Matcher{metric, is(labels.MatchRegexp, "instance", "host-000001|host-000005|host-000007")}},
+		{name: "a prefix", ms: []*labels.Matcher{metric, is(labels.MatchRegexp, "instance", "host-0000.*")}},
+		{name: "all jobs but one", ms: []*labels.Matcher{metric, is(labels.MatchNotEqual, "job", "job-1")}},
+		{name: ".*777.* of all pods", ms: []*labels.Matcher{is(labels.MatchRegexp, "pod", ".*777.*")}},
+		{name: ".*7.* of a metric's", ms: []*labels.Matcher{metric, is(labels.MatchRegexp, "pod", ".*7.*")}},
+		{name: "series of a job", noChunks: true, ms: []*labels.Matcher{is(labels.MatchEqual, "job", "job-1")}},
+		{name: "pods of a metric", label: "pod", ms: []*labels.Matcher{metric}},
+		{name: "all metrics' names", label: "__name__"},
+	}
+}
+
+// ask answers a question, and says of how much: samples, series, or values.
+func (x *question) ask(b *testing.B, q storage.Querier, minT, maxT int64) (n int) {
+	b.Helper()
+	defer func() { require.NoError(b, q.Close()) }()
+	hints := &storage.SelectHints{Start: minT, End: maxT}
+	switch {
+	case x.label != "":
+		values, _, err := q.LabelValues(context.Background(), x.label, nil, x.ms...)
+		require.NoError(b, err)
+		return len(values)
+	case x.noChunks:
+		hints.Func = "series"
+		set := q.Select(context.Background(), true, hints, x.ms...)
+		for set.Next() {
+			n++
+		}
+		require.NoError(b, set.Err())
+		return n
+	default:
+		return readAll(b, q.Select(context.Background(), true, hints, x.ms...))
+	}
+}
+
+// asked is what one question over one time has cost.
+type asked struct {
+	found      int
+	first      time.Duration // with no chunks here; for the first question of a time with no index either
+	requests   int
+	bytes      int64
+	warm, prom time.Duration // of the processor, which a busy machine does not blur
+}
+
+var spans = []struct {
+	name string
+	ms   int64
+}{{"1h", day / 24}, {"1d", day}, {"7d", 7 * day}, {"30d", 30 * day}}
+
+// BenchmarkStored asks a gateway over a real S3 server and HTTP, with nothing
+// here and then again with all of it, and Prometheus over the same blocks on
+// local disk. It runs once, and prints a table; `make bench-stored` runs it at
+// scale.
 func BenchmarkStored(b *testing.B) {
-	spy := newSpy(b)
-	local := fillBucket(b, spy)
+	reg := prometheus.NewRegistry()
+	s3, err := bucket.New(bucket.Config{Type: bucket.TypeS3, S3: bucket.S3Config{
+		Endpoint: testServer.Addr(b), Bucket: buckettest.Bucket, Region: "us-east-1", Insecure: true,
+		AccessKeyID: buckettest.AccessKeyID, SecretAccessKey: buckettest.SecretAccessKey,
+	}}, b.TempDir(), discard, reg)
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, s3.(io.Closer).Close()) })
+	dirs := fillBucket(b, s3)
 	debug.FreeOSMemory()
 	resetPeak(b)
+
+	table := map[string]*asked{}
+	end := int64(*storedDays) * day
+	eachQuestion := func(f func(span string, minT, maxT int64, x *question, a *asked)) {
+		for _, span := range spans {
+			for _, x := range questions() {
+				key := span.name + x.name
+				if table[key] == nil {
+					table[key] = &asked{}
+				}
+				if span.ms <= end {
+					f(span.name, end-span.ms, end-1, &x, table[key])
+				}
+			}
+		}
+	}
+	bill := func() (requests int, read int64) {
+		return int(sumOf(b, reg, "hearth_bucket_s3_requests_total", "")), int64(sumOf(b, reg, "hearth_bucket_bytes_total", "out"))
+	}
 	cfg := DefaultConfig()
 	cfg.MaxIndexDisk, cfg.ChunkCacheDisk = 4<<30, 4<<30
-	end := int64(*storedDays) * day
-	one := labels.MustNewMatcher(labels.MatchEqual, "__name__", "metric_42")
-	for _, span := range []struct {
-		name string
-		ms   int64
-	}{{"1h", day / 24}, {"1d", day}, {"7d", 7 * day}, {"30d", 30 * day}} {
-		if span.ms > end {
+	var g *Gateway
+	last := ""
+	eachQuestion(func(span string, minT, maxT int64, x *question, a *asked) {
+		if span != last {
+			g, last = started(b, cfg, b.TempDir(), s3, tenant.DefaultLimits()), span
+		}
+		blocks := blocksOf(b, g, me, minT, maxT)
+		requests, read := bill()
+		ask := func() int {
+			q, err := g.Querier(context.Background(), me, minT, maxT, blocks)
+			require.NoError(b, err)
+			return x.ask(b, q, minT, maxT)
+		}
+		began := time.Now()
+		a.found = ask()
+		a.first = time.Since(began)
+		a.requests, a.bytes = bill()
+		a.requests, a.bytes = a.requests-requests, a.bytes-read
+		a.warm = processor(b, func() { require.Equal(b, a.found, ask()) })
+	})
+	pooled := askPooled(b, g, end)
+	most := peak(b)
+
+	var local []*tsdb.Block
+	for _, dir := range dirs {
+		local = append(local, openOracle(b, dir))
+	}
+	eachQuestion(func(_ string, minT, maxT int64, x *question, a *asked) {
+		ask := func() { require.Equal(b, a.found, x.ask(b, oracleQuerier(b, local, minT, maxT), minT, maxT)) }
+		ask()
+		a.prom = processor(b, ask)
+	})
+	fmt.Printf("%-4s %-22s %10s %10s %9s %9s %10s %10s %6s\n", "of", "question", "found", "first ms", "requests", "MiB", "warm ms", "prom ms", "ratio") // a benchmark's log is cut off
+	eachQuestion(func(span string, _, _ int64, x *question, a *asked) {
+		fmt.Printf("%-4s %-22s %10d %10.1f %9d %9.2f %10.2f %10.2f %6.2f\n", span, x.name, a.found, milli(a.first), a.requests, float64(a.bytes)/(1<<20), milli(a.warm), milli(a.prom), float64(a.warm)/float64(a.prom))
+	})
+	fmt.Printf("one of %d pooled tenants, 1d: %.2f ms warm; peak RSS of the gateway's process: %d MiB\n", *storedPooled, milli(pooled), most>>20)
+}
+
+func milli(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// askPooled asks for all series of a tenant of the pool.
+func askPooled(b *testing.B, g *Gateway, end int64) time.Duration {
+	b.Helper()
+	id := tenant.ID(pooledTenant(*storedPooled / 2))
+	blocks := blocksOf(b, g, id, end-day, end-1)
+	x := question{ms: []*labels.Matcher{all()}}
+	ask := func() {
+		q, err := g.Querier(context.Background(), id, end-day, end-1, blocks)
+		require.NoError(b, err)
+		require.Positive(b, x.ask(b, q, end-day, end-1))
+	}
+	ask()
+	return processor(b, ask)
+}
+
+// processor is the time that f takes of the processor, of three times.
+func processor(b *testing.B, f func()) time.Duration {
+	b.Helper()
+	const times = 3
+	before := processorTime(b)
+	for range times {
+		f()
+	}
+	return time.Duration(processorTime(b)-before) / times
+}
+
+// sumOf is the sum of a counter over its labels, or of those series of it that
+// have a value in some label.
+func sumOf(b *testing.B, reg prometheus.Gatherer, name, value string) (sum float64) {
+	b.Helper()
+	all, err := reg.Gather()
+	require.NoError(b, err)
+	for _, f := range all {
+		if f.GetName() != name {
 			continue
 		}
-		minT, maxT := end-span.ms, end-1
-		hints := &storage.SelectHints{Start: minT, End: maxT}
-		var samples int
-		read := func(q storage.Querier, err error) {
-			require.NoError(b, err)
-			samples = readAll(b, q.Select(context.Background(), true, hints, one))
-			require.NoError(b, q.Close())
+		for _, m := range f.GetMetric() {
+			if value == "" || slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetValue() == value }) {
+				sum += m.GetCounter().GetValue()
+			}
 		}
-		g := started(b, cfg, b.TempDir(), spy, tenant.DefaultLimits())
-		blocks := blocksOf(b, g, me, minT, maxT)
-		gateway := func() { read(g.Querier(context.Background(), me, minT, maxT, blocks)) }
-
-		spy.taken()
-		began := time.Now()
-		gateway() // once: after it, it is warm
-		took, calls := time.Since(began), spy.taken()
-		b.Run(span.name+"/cold", func(b *testing.B) {
-			b.ReportMetric(float64(took.Microseconds())/1000, "ms")
-			b.ReportMetric(float64(calls["get"]+calls["stat"]+calls["range"]), "requests")
-			b.ReportMetric(float64(samples), "samples")
-		})
-		measured := func(name string, f func()) {
-			b.Run(name, func(b *testing.B) {
-				f()
-				var spent int64
-				n := 0
-				for b.Loop() {
-					before := processorTime(b)
-					f()
-					spent += processorTime(b) - before
-					n++
-				}
-				b.ReportMetric(float64(spent)/float64(n), "cpu-ns/op")
-			})
-		}
-		measured(span.name+"/warm", gateway)
-		measured(span.name+"/member", func() {
-			r := &wire.BlocksSelect{Span: wire.Span{Tenant: string(me), MinT: minT, MaxT: maxT}, Blocks: blocks, Matchers: wire.ToMatchers([]*labels.Matcher{one}), Whole: true}
-			require.NoError(b, g.Server().Select(context.Background(), r, func(*wire.SeriesFrame) error { return nil }))
-		})
-		measured(span.name+"/prometheus", func() { read(oracleQuerier(b, local, minT, maxT), nil) })
 	}
-	b.Run("pooled/1d/warm", func(b *testing.B) {
-		g := started(b, cfg, b.TempDir(), spy, tenant.DefaultLimits())
-		id := tenant.ID(pooledTenant(*storedPooled / 2))
-		blocks := blocksOf(b, g, id, end-day, end-1)
-		for b.Loop() {
-			q, err := g.Querier(context.Background(), id, end-day, end-1, blocks)
-			require.NoError(b, err)
-			require.Positive(b, readAll(b, q.Select(context.Background(), true, &storage.SelectHints{Start: end - day, End: end - 1}, all())))
-			require.NoError(b, q.Close())
-		}
-	})
-	b.Run("memory", func(b *testing.B) { b.ReportMetric(float64(peak(b))/(1<<20), "MiB-peak-rss") })
+	return sum
 }
 
 // readAll reads all samples, after all series are known.
@@ -132,13 +249,13 @@ func readAll(b *testing.B, set storage.SeriesSet) (n int) {
 
 func pooledTenant(i int) string { return fmt.Sprintf("tenant-%06d", i) }
 
-// fillBucket writes the blocks, and returns those of the large tenant, opened
-// as Prometheus does. The last day is in the pool, too.
-func fillBucket(b *testing.B, to bucket.Bucket) (local []*tsdb.Block) {
+// fillBucket writes the blocks, and returns where those of the large tenant are.
+// The last day is in the pool, too.
+func fillBucket(b *testing.B, to bucket.Bucket) (dirs []string) {
 	b.Helper()
 	var own, pooled []labels.Labels
 	for i := range *storedSeries {
-		own = append(own, labels.FromStrings("__name__", fmt.Sprintf("metric_%d", i%100), "instance", fmt.Sprintf("host-%06d", i/100), "job", fmt.Sprintf("job-%d", i/100%10)))
+		own = append(own, labels.FromStrings("__name__", fmt.Sprintf("metric_%d", i%100), "instance", fmt.Sprintf("host-%06d", i/100), "job", fmt.Sprintf("job-%d", i/100%10), "pod", fmt.Sprintf("pod-%06d", i)))
 	}
 	builder := labels.NewScratchBuilder(4)
 	for i := range *storedPooled {
@@ -152,10 +269,10 @@ func fillBucket(b *testing.B, to bucket.Bucket) (local []*tsdb.Block) {
 	for d := range *storedDays {
 		dir := writeBlock(b, own, int64(d)*day)
 		upload(b, to, bucket.TenantHome(string(me)), dir)
-		local = append(local, openOracle(b, dir))
+		dirs = append(dirs, dir)
 	}
 	upload(b, to, bucket.PoolHome, writeBlock(b, pooled, int64(*storedDays-1)*day))
-	return local
+	return dirs
 }
 
 // writeBlock writes a block of a day without a head in between. There are
@@ -206,7 +323,7 @@ func chunksOfADay(b *testing.B, from int64, kind int) (out []chunks.Meta, sample
 	b.Helper()
 	var app chunkenc.Appender
 	for t := from; t < from+day; t += storedStep.Milliseconds() {
-		if samples%120 == 0 {
+		if samples%240 == 0 {
 			c := chunkenc.NewXORChunk()
 			var err error
 			app, err = c.Appender()

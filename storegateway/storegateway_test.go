@@ -27,11 +27,25 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/bucket/buckettest"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// testServer is one real S3 server for all that want one.
+var testServer buckettest.Server
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	testServer.Stop()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
 
 var discard = slog.New(slog.DiscardHandler)
 

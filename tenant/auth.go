@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/hearth-metrics/hearth/tenant/oidc"
 	"github.com/hearth-metrics/hearth/wire"
 )
 
@@ -16,32 +18,54 @@ import (
 type Auth struct {
 	cfg      AuthConfig
 	registry *Registry
+	issuer   *oidc.Verifier // nil: none but ours
+	grants   []grant
 	throttle throttle
 }
 
 // NewAuth makes the door to what a registry knows.
 func NewAuth(cfg AuthConfig, r *Registry) (*Auth, error) {
-	return &Auth{cfg: cfg, registry: r}, cfg.Validate()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	a := &Auth{cfg: cfg, registry: r}
+	if cfg.OIDC.Issuer == "" {
+		return a, nil
+	}
+	a.issuer = oidc.New(cfg.OIDC.Issuer, cfg.OIDC.Audience, r.logger)
+	for i := range cfg.OIDC.Grants {
+		g, err := cfg.OIDC.Grants[i].compile()
+		if err != nil {
+			return nil, err
+		}
+		a.grants = append(a.grants, g)
+	}
+	return a, nil
 }
 
-// Principal is who sends a request.
+// Principal is who sends a request, and what he may do.
 type Principal struct {
-	Token  Token // zero: there is none, and the header is trusted
-	policy []*labels.Matcher
+	name    string // "": there is no token, and the header is trusted
+	scopes  Scopes
+	tenants []ID // whose data; none: anybody's
+	policy  []*labels.Matcher
 }
 
 // Trusted says that the request came without a token, where that is enough.
-func (p *Principal) Trusted() bool { return p.Token.ID == "" }
+func (p *Principal) Trusted() bool { return p.name == "" }
 
 // May says whether somebody may do what a scope is for.
-func (p *Principal) May(s Scope) bool { return p.Trusted() || p.Token.Scopes.Has(s) }
+func (p *Principal) May(s Scope) bool { return p.Trusted() || p.scopes.Has(s) }
+
+// mayUse says whether somebody may say that he is a tenant.
+func (p *Principal) mayUse(id ID) bool { return len(p.tenants) == 0 || slices.Contains(p.tenants, id) }
 
 // Name is who it is, for the audit.
 func (p *Principal) Name() string {
 	if p.Trusted() {
 		return "without a token"
 	}
-	return "token " + p.Token.ID
+	return p.name
 }
 
 type (
@@ -98,7 +122,7 @@ func (a *Auth) refuse(w http.ResponseWriter, err error) {
 
 func (a *Auth) admit(r *http.Request, s Scope) (context.Context, error) {
 	c := credentialOf(r)
-	p, err := a.identify(c)
+	p, err := a.identify(r.Context(), c)
 	if err != nil {
 		return nil, a.throttle.slow(r.RemoteAddr, a.registry.now(), err)
 	}
@@ -107,17 +131,42 @@ func (a *Auth) admit(r *http.Request, s Scope) (context.Context, error) {
 	if s == Operator {
 		return ctx, allow(p, s)
 	}
-	id, err := a.tenantOf(p, c)
-	if err != nil {
-		return nil, err
-	}
-	if err := errorOf(allow(p, s), a.checkStatus(id, s)); err != nil {
+	who, err := tenantsOf(p, c)
+	if err := errorOf(err, allow(p, s)); err != nil {
 		return nil, err
 	}
 	if len(p.policy) > 0 {
 		ctx = WithPolicy(ctx, p.policy)
 	}
-	return WithID(ctx, id), nil
+	if who.several() {
+		ids, err := a.readable(who, s)
+		return WithIDs(ctx, ids), err
+	}
+	return WithID(ctx, who.ids[0]), a.checkStatus(who.ids[0], s)
+}
+
+// readable is several tenants whose data is to be read together.
+func (a *Auth) readable(who named, s Scope) ([]ID, error) {
+	if s != MetricsRead {
+		return nil, errSeveral()
+	}
+	if who.selector != nil {
+		if !a.registry.Known() {
+			return nil, errNotRead("tenants")
+		}
+		return a.registry.selected(who.selector)
+	}
+	for _, id := range who.ids {
+		var ue *wire.UserError
+		if err := a.checkStatus(id, s); errors.As(err, &ue) {
+			return nil, ue.About(string(id))
+		}
+	}
+	return who.ids, nil
+}
+
+func errNotRead(what string) error {
+	return &wire.UserError{Kind: wire.Unavailable, ID: "err-tokens-not-read", Msg: what + " cannot be checked yet, try again", RetryAfter: retryPeriod}
 }
 
 // credential is what a request says about its sender.
@@ -141,38 +190,58 @@ func credentialOf(r *http.Request) credential {
 
 // identify finds who it is. With trusted headers, what does not look like a
 // token of ours was for the proxy; what does is held to what it says.
-func (a *Auth) identify(c credential) (*Principal, error) {
+func (a *Auth) identify(ctx context.Context, c credential) (*Principal, error) {
 	if a.cfg.Mode == ModeHeader && !strings.HasPrefix(c.token, tokenPrefix) {
 		return &Principal{}, nil
 	}
 	switch {
 	case c.token == "":
 		return nil, wire.Errorf(wire.Unauthenticated, "err-token-missing", "send a token: Authorization: Bearer <token>, or basic authentication with the tenant and the token")
+	case a.issuer != nil && !strings.HasPrefix(c.token, tokenPrefix):
+		return a.claimed(ctx, c.token)
 	case !a.registry.Known():
-		return nil, &wire.UserError{Kind: wire.Unavailable, ID: "err-tokens-not-read", Msg: "tokens cannot be checked yet, try again", RetryAfter: retryPeriod}
+		return nil, errNotRead("tokens")
 	}
 	t, err := a.registry.identify(c.token)
 	if err != nil {
 		return nil, wire.Errorf(wire.Unauthenticated, "err-token-invalid", "the token is not valid: it is wrong, expired or revoked")
 	}
-	return &Principal{Token: t.Token, policy: t.policy}, nil
+	return t.principal(), nil
 }
 
-// tenantOf is whose request it is. A token of a tenant is for that tenant only,
-// whatever else the request says.
-func (a *Auth) tenantOf(p *Principal, c credential) (ID, error) {
+// claimed is who a token of the issuer says that somebody is.
+func (a *Auth) claimed(ctx context.Context, token string) (*Principal, error) {
+	claims, err := a.issuer.Verify(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	g := grantOf(a.grants, claims)
+	if g == nil {
+		return nil, wire.Errorf(wire.Forbidden, "err-token-no-grant", "the token is valid, but nothing is granted to those who have its claims")
+	}
+	return g.principal(claims)
+}
+
+// tenantsOf is whose data a request is about. A token that is for some tenants
+// is for no others, whatever else the request says.
+func tenantsOf(p *Principal, c credential) (named, error) {
 	asked := c.tenant
-	if !p.Trusted() && asked == "" {
+	if asked == "" && !p.Trusted() {
 		asked = c.user
 	}
-	own := p.Token.Tenant
-	if own == "" {
-		return ParseID(asked)
+	if len(p.tenants) > 0 {
+		for _, text := range []string{asked, c.user} {
+			for name := range strings.SplitSeq(text, "|") {
+				if text != "" && !p.mayUse(ID(name)) {
+					return named{}, wire.Errorf(wire.Forbidden, "err-tenant-not-of-token", "the token is not for the tenant that the request names; leave the tenant out, or name the token's own")
+				}
+			}
+		}
+		if asked == "" && len(p.tenants) == 1 {
+			return named{ids: p.tenants}, nil
+		}
 	}
-	if (asked != "" && asked != string(own)) || (c.user != "" && c.user != string(own)) {
-		return "", wire.Errorf(wire.Forbidden, "err-tenant-not-of-token", "the token is not for the tenant that the request names; leave the tenant out, or name the token's own")
-	}
-	return own, nil
+	return parseNames(asked)
 }
 
 func allow(p *Principal, s Scope) error {
@@ -210,7 +279,7 @@ func (a *Auth) checkUnknown(id ID) error {
 		return nil
 	}
 	if !a.registry.Known() {
-		return &wire.UserError{Kind: wire.Unavailable, ID: "err-tokens-not-read", Msg: "tenants cannot be checked yet, try again", RetryAfter: retryPeriod}
+		return errNotRead("tenants")
 	}
 	return wire.Errorf(wire.Forbidden, "err-tenant-unknown", "there is no such tenant")
 }

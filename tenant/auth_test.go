@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -18,9 +19,9 @@ func (w *world) doorOf(r *Registry, s Scope) func(header ...string) (int, string
 	a, err := NewAuth(w.mode, r)
 	require.NoError(w.t, err)
 	h := a.Require(s)(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
-		id, _ := FromContext(r.Context())
+		ids, several, _ := AllFromContext(r.Context())
 		policy, _ := json.Marshal(PolicyFrom(r.Context()))
-		_, _ = out.Write([]byte(string(id) + " " + string(policy)))
+		_, _ = fmt.Fprintln(out, ids, several, string(policy))
 	}))
 	return func(header ...string) (int, string) {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)

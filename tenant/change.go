@@ -82,7 +82,7 @@ func errorOf(errs ...error) error {
 
 // checkPlan refuses a plan that is not known.
 func (r *Registry) checkPlan(name string) error {
-	if name != "" && r.shards[sharedShard].Load().plans[name] == nil {
+	if name != "" && r.plan(name) == nil {
 		return fieldError("plan", "there is no plan %q", name)
 	}
 	return nil

@@ -21,7 +21,8 @@ const (
 
 // AuthConfig is how it is known who sends a request.
 type AuthConfig struct {
-	Mode string `yaml:"mode"` // "token": every request needs one; "header": without a token the header X-Scope-OrgID is believed and operators' routes are open, so that only a trusted proxy may reach Hearth
+	Mode string     `yaml:"mode"` // "token": every request needs one; "header": without a token the header X-Scope-OrgID is believed and operators' routes are open, so that only a trusted proxy may reach Hearth
+	OIDC OIDCConfig `yaml:"oidc"`
 }
 
 // DefaultAuthConfig trusts the header, as Cortex does.
@@ -32,7 +33,7 @@ func (c *AuthConfig) Validate() error {
 	if c.Mode != ModeHeader && c.Mode != ModeToken {
 		return fmt.Errorf("mode: want %s or %s, got %q", ModeHeader, ModeToken, c.Mode)
 	}
-	return nil
+	return c.OIDC.Validate(c.Mode)
 }
 
 // Config is what the registry of tenants does.

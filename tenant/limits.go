@@ -53,6 +53,10 @@ type Limits struct {
 	LabelSets            []LabelSet `yaml:"limits_per_label_set"`    // active series that have certain labels: a list of {label_set: {team: payments}, limits: {max_series: 1000}}
 	MaxMetadataPerMetric int        `yaml:"max_metadata_per_metric"` // different types, units and help texts of one metric
 
+	// Whether it may upload whole blocks. Checked by the importer.
+	BlockUploadEnabled bool `yaml:"block_upload_enabled"`  // blocks that others have written, past all rates and the number of series
+	MaxBlockUploadSize int  `yaml:"max_block_upload_size"` // bytes of all files of one block
+
 	// How long it is kept. Applied by the compactor.
 	Retention model.Duration `yaml:"retention"` // how long samples are kept, give or take a block, of up to a day; 0: for ever
 
@@ -68,10 +72,11 @@ type Limits struct {
 	MaxQueries         int            `yaml:"max_concurrent_queries"`    // running at once, per querier; more wait, then 429
 
 	// What rules a tenant may have, and where its alerts go. Used by the ruler.
-	MaxRuleGroups    int            `yaml:"max_rule_groups"`     // in all namespaces
-	MaxRulesPerGroup int            `yaml:"max_rules_per_group"` // in one group
-	RuleQueryOffset  model.Duration `yaml:"rule_query_offset"`   // how far in the past rules are evaluated, so that late samples count; a group's query_offset goes first
-	AlertmanagerURLs string         `yaml:"alertmanager_urls"`   // Alertmanagers outside of Hearth that get the tenant's alerts, all of a cluster, separated by commas; empty: the tenant's own
+	MaxRuleGroups     int            `yaml:"max_rule_groups"`     // in all namespaces
+	MaxRulesPerGroup  int            `yaml:"max_rules_per_group"` // in one group
+	RuleSourceTenants string         `yaml:"rule_source_tenants"` // whose data a group may read by source_tenants, besides the tenant's own: ids separated by commas, or * for anybody's; empty: nobody's
+	RuleQueryOffset   model.Duration `yaml:"rule_query_offset"`   // how far in the past rules are evaluated, so that late samples count; a group's query_offset goes first
+	AlertmanagerURLs  string         `yaml:"alertmanager_urls"`   // Alertmanagers outside of Hearth that get the tenant's alerts, all of a cluster, separated by commas; empty: the tenant's own
 
 	MinRuleInterval model.Duration `yaml:"min_rule_evaluation_interval"` // of a group; one that says less is refused
 
@@ -114,6 +119,8 @@ func DefaultLimits() Limits {
 
 		LabelSets:            []LabelSet{},
 		MaxMetadataPerMetric: 10,
+
+		MaxBlockUploadSize: 64 << 30,
 
 		MaxQueryExpression: 64 << 10,
 		MaxSeriesPerQuery:  500_000,
@@ -184,12 +191,23 @@ func (s LabelSet) String() string {
 	return "{" + strings.Join(pairs, ", ") + "}"
 }
 
-// LimitsConfig is where limits come from: what everyone has, and for some
-// tenants what replaces it. A tenant named in Tenants starts from Defaults, so
-// only what differs is written.
+// LimitsConfig is where limits come from: what everyone has, and for plans and
+// some tenants what replaces it. A plan or a tenant that is named here starts
+// from Defaults, so only what differs is written.
 type LimitsConfig struct {
-	Defaults Limits        `yaml:"defaults"`
-	Tenants  map[ID]Limits `yaml:"tenants"`
+	Defaults Limits            `yaml:"defaults"`
+	Plans    map[string]Limits `yaml:"plans"` // the same keys as `limits.defaults`, for the tenants that have the plan; a plan of this name that was made by the API does not count
+	Tenants  map[ID]Limits     `yaml:"tenants"`
+}
+
+// CheckPlans names the first plan whose name cannot be.
+func (c *LimitsConfig) CheckPlans() error {
+	for _, name := range slices.Sorted(maps.Keys(c.Plans)) {
+		if !planName.MatchString(name) {
+			return fmt.Errorf("limits.plans: want names of 1 to 63 letters, digits and _ . -, got %q", name)
+		}
+	}
+	return nil
 }
 
 // Of returns the limits of a tenant. It is cheap enough to be called on every

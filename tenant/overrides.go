@@ -118,6 +118,18 @@ type EffectiveLimit struct {
 	Source string `json:"source"` // default, plan or tenant
 }
 
+// differing is the limits that are not as everyone has them.
+func (l *Limits) differing(everyone *Limits) Overrides {
+	o := Overrides{}
+	theirs := maps.Collect(everyone.eachLimit())
+	for name, value := range l.eachLimit() {
+		if value != theirs[name] {
+			o[name], _ = json.Marshal(value) // a number, a boolean or a text
+		}
+	}
+	return o
+}
+
 // eachLimit yields the name and value of every limit; durations as text.
 func (l *Limits) eachLimit() iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {

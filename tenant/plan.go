@@ -25,7 +25,33 @@ func (r *Registry) planLimits(plans map[string]*Plan) *planLimits {
 		}
 		p.byName[name] = &l
 	}
+	for name, l := range r.limits.Plans { // what the configuration says goes first
+		p.byName[name] = &l
+	}
 	return p
+}
+
+// plan is a plan of the configuration, or else of the API; nil if there is none.
+func (r *Registry) plan(name string) *Plan {
+	if l, ok := r.limits.Plans[name]; ok {
+		return &Plan{Name: name, Source: PlanOfConfig, Limits: l.differing(&r.limits.Defaults)}
+	}
+	p := r.shards[sharedShard].Load().plans[name]
+	if p == nil {
+		return nil
+	}
+	made := *p
+	made.Source = PlanOfAPI
+	return &made
+}
+
+// warnOfHiddenPlans tells of plans that were made by the API and do not count.
+func (r *Registry) warnOfHiddenPlans() {
+	for name := range r.shards[sharedShard].Load().plans {
+		if _, ok := r.limits.Plans[name]; ok {
+			r.logger.Warn("plan of the API does not count: the configuration has another of this name", "plan", name)
+		}
+	}
 }
 
 // base is what a plan's tenants start from.
@@ -65,7 +91,7 @@ func (r *Registry) EffectiveLimits(id ID) map[string]EffectiveLimit {
 	var plan, own Overrides
 	if e := r.tenant(id); e != nil {
 		own = e.Tenant.Limits
-		if p := r.shards[sharedShard].Load().plans[e.Plan]; p != nil {
+		if p := r.plan(e.Plan); p != nil {
 			plan = p.Limits
 		}
 	}

@@ -46,11 +46,22 @@ type Deletion struct {
 
 // Plan is a named set of limits that many tenants have.
 type Plan struct {
-	Name      string    `json:"name"`
-	Limits    Overrides `json:"limits"`
-	UpdatedAt time.Time `json:"updated_at"`
-	Version   int64     `json:"version"`
+	Name      string     `json:"name"`
+	Source    PlanSource `json:"source,omitempty"` // told, not stored
+	Limits    Overrides  `json:"limits"`
+	UpdatedAt time.Time  `json:"updated_at,omitzero"` // of the API's plans
+	Version   int64      `json:"version,omitempty"`   // of the API's plans
 }
+
+// PlanSource is where a plan is from, and can be changed.
+type PlanSource string
+
+// The sources of plans. Where both have one of a name, the configuration's
+// counts: it is what an operator reads when he asks what holds.
+const (
+	PlanOfConfig PlanSource = "config"
+	PlanOfAPI    PlanSource = "api"
+)
 
 // Token is what a token may do, without its secret.
 type Token struct {
@@ -61,7 +72,7 @@ type Token struct {
 	LabelPolicy string    `json:"label_policy,omitempty"` // a selector that every read is narrowed by
 	ExpiresAt   time.Time `json:"expires_at,omitzero"`
 	CreatedAt   time.Time `json:"created_at"`
-	LastUsedAt  time.Time `json:"last_used_at,omitzero"` // coarse: an hour
+	LastUsedAt  time.Time `json:"last_used_at,omitzero"` // coarse: a day
 	Version     int64     `json:"version"`
 }
 
@@ -140,7 +151,18 @@ func (t *Token) validate(now time.Time) error {
 	case t.Scopes&^policyScopes != 0:
 		return fieldError("scopes", "a token with a label policy may have %v only, or it could get around the policy", policyScopes.Names())
 	}
-	_, err := parsePolicy(t.LabelPolicy)
+	return checkPolicy(t.LabelPolicy)
+}
+
+// checkPolicy refuses a policy that does not do what it says: no stored series
+// has the Label of its tenant.
+func checkPolicy(s string) error {
+	ms, err := parsePolicy(s)
+	for _, m := range ms {
+		if m.Name == Label || m.Name == OriginalLabel {
+			return fieldError("label_policy", "%s tells tenants apart and is no label of a series; narrow the tenants of the token in its place", m.Name)
+		}
+	}
 	return err
 }
 
@@ -149,9 +171,13 @@ func parsePolicy(s string) ([]*labels.Matcher, error) {
 	if s == "" {
 		return nil, nil
 	}
-	ms, err := parser.NewParser(parser.Options{}).ParseMetricSelector(s)
+	ms, err := parseSelector(s)
 	if err != nil {
 		return nil, fieldError("label_policy", "want a selector like {team=\"payments\"}: %s", err)
 	}
 	return ms, nil
+}
+
+func parseSelector(s string) ([]*labels.Matcher, error) {
+	return parser.NewParser(parser.Options{}).ParseMetricSelector(s)
 }

@@ -68,7 +68,7 @@ func New(cfg Config, o Options, logger *slog.Logger, reg prometheus.Registerer) 
 	for n := range r.shards {
 		r.shards[n].Store(newShard())
 	}
-	r.plans.Store(&planLimits{})
+	r.plans.Store(r.planLimits(nil))
 	if o.FirstToken {
 		r.firstToken = filepath.Join(o.DataDir, operatorTokenFile)
 	}
@@ -95,6 +95,7 @@ func (r *Registry) start(ctx context.Context) error {
 		r.logger.Warn("registry of tenants not read from the bucket, will retry", "copy_on_disk", r.readCopies(), "err", err)
 	}
 	r.metrics.load.Set(time.Since(began).Seconds())
+	r.warnOfHiddenPlans()
 	r.makeFirstToken(ctx)
 	return ctx.Err()
 }
@@ -102,7 +103,7 @@ func (r *Registry) start(ctx context.Context) error {
 const (
 	pollPeriod  = time.Hour       // for changes that were not heard of
 	retryPeriod = 5 * time.Second // while the registry is not known
-	usedPeriod  = time.Hour       // how coarse the last use of a token is kept
+	usedPeriod  = 24 * time.Hour  // how coarse the last use of a token is kept
 )
 
 func (r *Registry) run(ctx context.Context) error {
@@ -111,7 +112,7 @@ func (r *Registry) run(ctx context.Context) error {
 	if r.news != nil {
 		wg.Go(func() { r.listen(ctx) })
 	}
-	retry, poll, used := time.NewTicker(retryPeriod), time.NewTicker(pollPeriod), time.NewTicker(usedPeriod)
+	retry, poll, used := time.NewTicker(retryPeriod), time.NewTicker(pollPeriod), time.NewTicker(pollPeriod)
 	defer retry.Stop()
 	defer poll.Stop()
 	defer used.Stop()
@@ -121,7 +122,7 @@ func (r *Registry) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case n := <-r.wanted:
-			if r.refresh(ctx, n) != nil {
+			if r.reread(ctx, n) != nil {
 				failed = append(failed, n)
 			}
 		case <-retry.C:
@@ -219,9 +220,10 @@ func (r *Registry) lastUse(t Token) Token {
 	return t
 }
 
-// storeUses writes the last use of tokens whose stored one is old.
+// storeUses writes the last use of tokens whose stored one is old, and with it
+// those of their neighbours: an object is written once a day, not for each.
 func (r *Registry) storeUses(ctx context.Context) {
-	stale := map[int][]string{}
+	stale := map[int]bool{}
 	r.used.Range(func(k, _ any) bool {
 		id := k.(string)
 		n, _ := shardOfToken(id)
@@ -230,18 +232,16 @@ func (r *Registry) storeUses(ctx context.Context) {
 		case t == nil:
 			r.used.Delete(id)
 		case r.lastUse(t.Token).LastUsedAt.Sub(t.LastUsedAt) >= usedPeriod:
-			stale[n] = append(stale[n], id)
+			stale[n] = true
 		}
 		return true
 	})
-	for n, ids := range stale {
+	for n := range stale {
 		err := r.change(ctx, n, func(d *draft) error {
-			for _, id := range ids {
-				if t := d.tokens[id]; t != nil {
-					c := *t
-					c.Token = r.lastUse(t.Token)
-					d.tokens[id] = &c
-				}
+			for id, t := range d.tokens {
+				c := *t
+				c.Token = r.lastUse(t.Token)
+				d.tokens[id] = &c
 			}
 			return nil
 		})

@@ -22,12 +22,19 @@ const (
 	maxTries     = 20 // of a change that others were faster than
 )
 
-// readAll brings every shard up to date.
+// readAll brings every shard up to date. One list says which have changed.
 func (r *Registry) readAll(ctx context.Context) error {
+	etags, err := r.list(ctx)
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(readParallel)
 	for n := range shards {
-		g.Go(func() error { return r.refresh(ctx, n) })
+		have := r.shards[n].Load()
+		if have.etag != etags[shardKey(n)] || have.etag == "" && have.version > 0 { // a copy from disk, of what is not there
+			g.Go(func() error { return r.refresh(ctx, n) })
+		}
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -36,11 +43,33 @@ func (r *Registry) readAll(ctx context.Context) error {
 	return nil
 }
 
+// list returns the ETags of the shards that there are.
+func (r *Registry) list(ctx context.Context) (map[bucket.Key]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	etags := map[bucket.Key]string{}
+	for o, err := range r.bucket.List(ctx, registryHome.Folder(), false) {
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", registryHome, err)
+		}
+		etags[o.Key] = o.ETag
+	}
+	return etags, nil
+}
+
 // refresh reads a shard if it is another one than the one known.
 func (r *Registry) refresh(ctx context.Context, n int) error {
 	r.changing[n].Lock()
 	defer r.changing[n].Unlock()
 	_, err := r.refreshLocked(ctx, n)
+	return err
+}
+
+// reread reads a shard that another process has changed.
+func (r *Registry) reread(ctx context.Context, n int) error {
+	r.changing[n].Lock()
+	defer r.changing[n].Unlock()
+	_, err := r.readLocked(ctx, n)
 	return err
 }
 
@@ -54,6 +83,12 @@ func (r *Registry) refreshLocked(ctx context.Context, n int) ([]byte, error) {
 			return nil, err
 		}
 	}
+	return r.readLocked(ctx, n)
+}
+
+func (r *Registry) readLocked(ctx context.Context, n int) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	s, raw, err := r.read(ctx, n)
 	if err != nil {
 		return nil, err

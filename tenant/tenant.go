@@ -64,10 +64,15 @@ func WithID(ctx context.Context, id ID) context.Context {
 }
 
 // FromContext returns the tenant that the request belongs to; an error of
-// kind Unauthenticated where there is none.
+// kind Unauthenticated where there is none, and of kind Invalid where there are
+// several.
 func FromContext(ctx context.Context) (ID, error) {
-	if id, ok := ctx.Value(contextKey{}).(ID); ok {
-		return id, nil
+	switch v := ctx.Value(contextKey{}).(type) {
+	case ID:
+		return v, nil
+	case []ID:
+		return "", errSeveral()
+	default:
+		return ParseID("")
 	}
-	return ParseID("")
 }

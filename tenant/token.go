@@ -39,6 +39,15 @@ type tokenEntry struct {
 	policy []*labels.Matcher
 }
 
+// principal is who shows the token.
+func (t *tokenEntry) principal() *Principal {
+	p := &Principal{name: "token " + t.ID, scopes: t.Scopes, policy: t.policy}
+	if t.Tenant != "" {
+		p.tenants = []ID{t.Tenant}
+	}
+	return p
+}
+
 // mintID makes the id of a new token in a shard.
 func mintID(shard int) string {
 	var b [idBytes]byte

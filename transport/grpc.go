@@ -26,7 +26,8 @@ import (
 const (
 	maxMessageBytes   = 128 << 20
 	maxHeaderBytes    = 64 << 10
-	maxStreams        = 1000 // calls at once on a connection; more wait at the caller
+	ioBufferBytes     = 128 << 10 // a push in one system call
+	maxStreams        = 1000      // calls at once on a connection; more wait at the caller
 	handshakeTimeout  = 10 * time.Second
 	connectTimeout    = 3 * time.Second
 	pingAfter         = 10 * time.Second // without a byte from the other end
@@ -59,6 +60,8 @@ func (t *Transport) ServerOptions() []grpc.ServerOption {
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.MaxSendMsgSize(maxMessageBytes),
+		grpc.ReadBufferSize(ioBufferBytes),
+		grpc.WriteBufferSize(ioBufferBytes),
 	}
 }
 
@@ -76,6 +79,8 @@ func (t *Transport) Dial(addr string, opts ...grpc.DialOption) (*grpc.ClientConn
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
 		grpc.WithMaxHeaderListSize(maxHeaderBytes),
+		grpc.WithReadBufferSize(ioBufferBytes),
+		grpc.WithWriteBufferSize(ioBufferBytes),
 	}
 	if t.members != nil {
 		own = append(own, grpc.WithAuthority(t.name))

@@ -27,6 +27,7 @@ const (
 	Forbidden                   // who is asking may not
 	Conflict                    // what is there already stands against it
 	Changed                     // it is not any more what the request says it is
+	Expired                     // it is right, but too old to be of use
 )
 
 // UserError is an error that a tenant may see: what happened, the number, the
@@ -42,6 +43,13 @@ type UserError struct {
 // Errorf makes a UserError of a kind with its stable id.
 func Errorf(k Kind, id, format string, args ...any) *UserError {
 	return &UserError{Kind: k, ID: id, Msg: fmt.Sprintf(format, args...)}
+}
+
+// About is the error with what it is about in front of its sentence.
+func (e *UserError) About(what string) *UserError {
+	about := *e
+	about.Msg = what + ": " + e.Msg
+	return &about
 }
 
 // Error is the sentence with the id behind it.
@@ -73,6 +81,7 @@ var httpStatus = [...]int{
 	Forbidden:       http.StatusForbidden,
 	Conflict:        http.StatusConflict,
 	Changed:         http.StatusPreconditionFailed,
+	Expired:         http.StatusUnprocessableEntity,
 }
 
 // HTTPStatus is the status code that a kind of error is answered with.

@@ -89,8 +89,8 @@ func checkForward(t *testing.T, s *sifted, items []int) {
 	for n, i := range items {
 		want = append(want, all[i])
 		have, sent := got.Series[n], s.Series[i]
-		if have.Key != sent.Key || have.Hash != sent.Hash {
-			t.Fatalf("sent %x %x, received %x %x: %s", sent.Key, sent.Hash, have.Key, have.Hash, all[i])
+		if have.Key != sent.Key || got.Hash(n) != s.Hash(i) {
+			t.Fatalf("sent %x %x, received %x %x: %s", sent.Key, s.Hash(i), have.Key, got.Hash(n), all[i])
 		}
 		// What was left out may be the part that is not UTF-8.
 		if s.without == "" && have.ValidUTF8 != sent.ValidUTF8 {

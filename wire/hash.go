@@ -41,13 +41,16 @@ func hashTenant(tenant string) tenantHash {
 	}
 }
 
-// sum names the tenant's series with these labels in canonical form.
-func (t tenantHash) sum(canonical []byte) (Key, uint64) {
-	k := Key{
+// keyOf and hashOf name the tenant's series with these labels in canonical form.
+func (t tenantHash) keyOf(canonical []byte) Key {
+	return Key{
 		maphash.Bytes(seeds[0], canonical) ^ t.key[0],
 		maphash.Bytes(seeds[1], canonical) ^ t.key[1],
 	}
-	return k, mix(xxhash.Sum64(canonical) + t.hash)
+}
+
+func (t tenantHash) hashOf(canonical []byte) uint64 {
+	return mix(xxhash.Sum64(canonical) + t.hash)
 }
 
 // mix spreads every bit of x over all of them, so that the same labels of two
@@ -62,8 +65,8 @@ func mix(x uint64) uint64 {
 
 // KeyOf is the Key of a tenant's series in this process.
 func KeyOf(tenant string, ls labels.Labels) Key {
-	k, _ := sumLabels(tenant, ls)
-	return k
+	var few [1024]byte
+	return hashTenant(tenant).keyOf(appendLabels(few[:0], ls))
 }
 
 // HashOf is the hash by which a tenant's series is placed. It is the same in
@@ -71,23 +74,29 @@ func KeyOf(tenant string, ls labels.Labels) Key {
 // find a series by it. With xxh for xxhash64 with seed 0, and mix for its last
 // step, it is mix(xxh(canonical form of the labels) + xxh(tenant)).
 func HashOf(tenant string, ls labels.Labels) uint64 {
-	_, h := sumLabels(tenant, ls)
-	return h
+	var few [1024]byte
+	return hashTenant(tenant).hashOf(appendLabels(few[:0], ls))
 }
 
 // Token is the place of a series in the ring, from its hash.
 func Token(hash uint64) uint32 { return uint32(hash >> 32) }
 
-func sumLabels(tenant string, ls labels.Labels) (Key, uint64) {
-	var few [1024]byte
-	canonical := few[:0]
+func appendLabels(canonical []byte, ls labels.Labels) []byte {
 	ls.Range(func(l labels.Label) {
 		if l.Value != "" {
 			canonical = appendCanonicalLabel(canonical, l.Name, l.Value)
 		}
 	})
-	return hashTenant(tenant).sum(canonical)
+	return canonical
 }
+
+// Names are ways to name a series.
+type Names uint8
+
+const (
+	Keys   Names = 1 << iota // see Key
+	Hashes                   // see HashOf
+)
 
 // appendCanonical appends the canonical form of sorted labels whose names and
 // values have n bytes in all.

@@ -251,8 +251,16 @@ func checkNames(t *testing.T, r *Request, seen [][]Label) {
 		if s.ValidUTF8 != valid {
 			t.Fatalf("ValidUTF8 is %v for %q", s.ValidUTF8, ls)
 		}
-		if lset := b.Labels(); s.Key != KeyOf("tenant", lset) || s.Hash != HashOf("tenant", lset) {
-			t.Fatalf("%q: key and hash are %x %x in the walk, %x %x of the labels", ls, s.Key, s.Hash, KeyOf("tenant", lset), HashOf("tenant", lset))
+		if lset := b.Labels(); s.Key != KeyOf("tenant", lset) || r.Hash(i) != HashOf("tenant", lset) {
+			t.Fatalf("%q: key and hash are %x %x in the walk, %x %x of the labels", ls, s.Key, r.Hash(i), KeyOf("tenant", lset), HashOf("tenant", lset))
+		}
+	}
+	// One that the walk spares is worked out when it is asked for.
+	spare := *r
+	spare.Unasked = Hashes
+	for i := range spare.Series {
+		if spare.Hash(i) != r.Hash(i) {
+			t.Fatalf("%q: the hash is %x in the walk, and %x late", seen[i], r.Hash(i), spare.Hash(i))
 		}
 	}
 }

@@ -24,6 +24,7 @@ var grpcCode = [...]codes.Code{
 	Forbidden:       codes.PermissionDenied,
 	Conflict:        codes.AlreadyExists,
 	Changed:         codes.FailedPrecondition,
+	Expired:         codes.FailedPrecondition,
 }
 
 // errorDomain marks the details of errors that are ours.

@@ -61,8 +61,7 @@ type Metadata struct {
 // Series is one series of a request: where its samples, histograms and
 // exemplars are in the Request's slices of these names, and what it is called.
 type Series struct {
-	Key  Key
-	Hash uint64 // see HashOf; Token gives its place in the ring
+	Key Key // unless it was Unasked
 
 	Samples, Histograms, Exemplars Range
 
@@ -70,6 +69,7 @@ type Series struct {
 	// when check is called, and costs far less here than label by label.
 	ValidUTF8 bool
 
+	hash    uint64 // see Request.Hash
 	without bool   // Request.without is left out of its labels
 	lo, hi  uint32 // its message in the body
 }
@@ -115,6 +115,10 @@ type Request struct {
 	// sets it where check has shortened something; who changes more sets it too.
 	Altered bool
 
+	// Unasked are names that nobody will ask for, so that Walk spares them. It
+	// is set before Walk; Reset leaves it as it is.
+	Unasked Names
+
 	// Compressed is the body as it came, in snappy, if whoever decompressed it
 	// still has it.
 	Compressed []byte
@@ -143,7 +147,7 @@ type Request struct {
 // is sorted by name; a name that occurs twice is left in for check to refuse.
 // It appends the series' samples, histograms and exemplars and then calls
 // check. If check returns false, the series and all that belongs to it are
-// taken back; otherwise it gets its Key and Hash and stays.
+// taken back; otherwise it is named and stays.
 //
 // While check runs, s and what belongs to it are the last in their slices.
 // check may shorten them: compact r.Samples[s.Samples.Lo:] in place, reslice
@@ -218,16 +222,40 @@ func (r *Request) finish(s *Series) (kept bool, err error) {
 		return false, nil
 	case tooLong:
 		return false, malformed("timeseries.labels", int(s.lo), "the labels have more than %d bytes in all", MaxLabelBytes)
+	case r.Unasked == Keys|Hashes:
 	case ls.plain && ls.cutHi == 0:
-		s.Key, s.Hash = r.tenant.sum(r.body[ls.lo:ls.hi])
+		r.name(s, r.body[ls.lo:ls.hi])
 	case ls.plain:
 		r.canonical = append(append(r.canonical[:0], r.body[ls.lo:ls.cutLo]...), r.body[ls.cutHi:ls.hi]...)
-		s.Key, s.Hash = r.tenant.sum(r.canonical)
+		r.name(s, r.canonical)
 	default:
 		r.canonical = appendCanonical(r.canonical[:0], ls.list, ls.bytes)
-		s.Key, s.Hash = r.tenant.sum(r.canonical)
+		r.name(s, r.canonical)
 	}
 	return true, nil
+}
+
+func (r *Request) name(s *Series, canonical []byte) {
+	if r.Unasked&Keys == 0 {
+		s.Key = r.tenant.keyOf(canonical)
+	}
+	if r.Unasked&Hashes == 0 {
+		s.hash = r.tenant.hashOf(canonical)
+	}
+}
+
+// Hash is what series i is placed by, see HashOf. It is there already, unless
+// it was Unasked.
+func (r *Request) Hash(i int) uint64 {
+	if r.Unasked&Hashes == 0 {
+		return r.Series[i].hash
+	}
+	var few [1024]byte
+	canonical := few[:0]
+	for _, l := range r.Labels(i, nil) {
+		canonical = appendCanonicalLabel(canonical, l.Name, l.Value)
+	}
+	return r.tenant.hashOf(canonical)
 }
 
 // countLabels counts the bytes of labels before more is done with them.

@@ -14,6 +14,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/tenant/admin"
 )
 
@@ -23,6 +24,7 @@ const apiTimeout = time.Minute
 // caller is a client of the API, for the subcommands.
 type caller struct {
 	addr, tokenFile, output string
+	tenant                  string // "": that of the token, or none
 	stdout                  io.Writer
 }
 
@@ -34,6 +36,8 @@ func commands() map[string]map[string]func(*caller, []string) error {
 		"plan":   {"set": planSet, "list": planList, "delete": planDelete},
 		"usage":  {"show": usageShow},
 		"audit":  {"show": auditShow},
+		"blocks": {"upload": blocksUpload, "list": blocksList, "verify": blocksVerify, "copy": blocksCopy, "mark": blocksMark, "export": blocksExport},
+		"rules":  {"load": rulesLoad, "diff": rulesDiff, "sync": rulesSync, "check": rulesCheck, "test": rulesTest, "get": rulesGet, "delete": rulesDelete},
 	}
 }
 
@@ -56,9 +60,15 @@ func runCommand(args []string, stdout, stderr io.Writer) (code int, ok bool) {
 		return exitUsage, true
 	}
 	c := &caller{stdout: stdout}
+	var other exit
 	switch err := run(c, rest); {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return exitOK, true
+	case errors.As(err, &other):
+		if other.err != nil {
+			fmt.Fprintf(stderr, "hearth %s %s: %v\n", args[0], verb, other.err)
+		}
+		return other.code, true
 	case errors.Is(err, errUsage):
 		fmt.Fprintf(stderr, "hearth %s %s: %v\n", args[0], verb, err)
 		return exitUsage, true
@@ -70,18 +80,40 @@ func runCommand(args []string, stdout, stderr io.Writer) (code int, ok bool) {
 
 var errUsage = errors.New("wrong use")
 
+// exit ends the process with a code that means something of its own.
+type exit struct {
+	code int
+	err  error // nil: the reason is in the output
+}
+
+func (e exit) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
 // flags are what every subcommand has.
 func (c *caller) flags(name string) *flag.FlagSet {
-	fs := flag.NewFlagSet("hearth "+name, flag.ContinueOnError)
+	fs := c.localFlags(name)
 	fs.StringVar(&c.addr, "address", envOr("HEARTH_ADDRESS", "http://127.0.0.1:9009"), "`URL` of Hearth; also HEARTH_ADDRESS")
-	fs.StringVar(&c.tokenFile, "token-file", os.Getenv("HEARTH_TOKEN_FILE"), "`file` with an operator's token; also HEARTH_TOKEN_FILE. The token itself can be in HEARTH_TOKEN")
+	fs.StringVar(&c.tokenFile, "token-file", os.Getenv("HEARTH_TOKEN_FILE"), "`file` with a token, an operator's but for rules; also HEARTH_TOKEN_FILE. The token itself can be in HEARTH_TOKEN")
 	fs.StringVar(&c.output, "o", "table", "how to print: table or json")
 	return fs
 }
 
-// parse parses flags, which may stand before and after the names.
+// localFlags are those of a subcommand that asks nobody.
+func (c *caller) localFlags(name string) *flag.FlagSet {
+	c.output = "table"
+	return flag.NewFlagSet("hearth "+name, flag.ContinueOnError)
+}
+
+// parse parses flags and as many names.
 func (c *caller) parse(fs *flag.FlagSet, args []string, names int) ([]string, error) {
-	var got []string
+	got, err := c.parseAny(fs, args)
+	if err == nil && len(got) != names {
+		return nil, fmt.Errorf("%w: want %d names, got %d", errUsage, names, len(got))
+	}
+	return got, err
+}
+
+// parseAny parses flags, which may stand before and after the names.
+func (c *caller) parseAny(fs *flag.FlagSet, args []string) (got []string, err error) {
 	for len(args) > 0 {
 		if err := fs.Parse(args); err != nil {
 			if errors.Is(err, flag.ErrHelp) {
@@ -93,10 +125,7 @@ func (c *caller) parse(fs *flag.FlagSet, args []string, names int) ([]string, er
 			got, args = append(got, args[0]), args[1:]
 		}
 	}
-	switch {
-	case len(got) != names:
-		return nil, fmt.Errorf("%w: want %d names, got %d", errUsage, names, len(got))
-	case c.output != "table" && c.output != "json":
+	if c.output != "table" && c.output != "json" {
 		return nil, fmt.Errorf("%w: -o: want table or json, got %q", errUsage, c.output)
 	}
 	return got, nil
@@ -127,30 +156,9 @@ func (c *caller) call(method, path string, body, into any) (table bool, err erro
 			return false, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.addr, "/")+path, bytes.NewReader(raw))
+	text, err := c.send(method, path, raw)
 	if err != nil {
 		return false, err
-	}
-	token, err := c.token()
-	if err != nil {
-		return false, err
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return false, err
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
-	if err != nil {
-		return false, err
-	}
-	if res.StatusCode >= http.StatusBadRequest {
-		return false, problem(res.Status, text)
 	}
 	if c.output == "json" {
 		_, err := c.stdout.Write(text)
@@ -160,6 +168,42 @@ func (c *caller) call(method, path string, body, into any) (table bool, err erro
 		return true, nil
 	}
 	return true, json.Unmarshal(text, into)
+}
+
+// send sends a request and returns its answer, or the error that it tells.
+func (c *caller) send(method, path string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.addr, "/")+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	token, err := c.token()
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	if c.tenant != "" {
+		req.Header.Set(tenant.Header, c.tenant)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode >= http.StatusBadRequest {
+		err = &refusal{res.StatusCode, problem(res.Status, text)}
+	}
+	return text, err
+}
+
+// refusal is an answer that is an error.
+type refusal struct {
+	status int
+	error
 }
 
 // problem is the error that an answer tells: JSON from the API, text from the

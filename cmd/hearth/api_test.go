@@ -14,8 +14,10 @@ import (
 	"github.com/hearth-metrics/hearth/tenant/admin"
 )
 
-// The commands, against a Hearth that asks for tokens.
-func TestCommandsSpeakTheAPI(t *testing.T) {
+// startAsking starts a Hearth that asks for tokens, and returns its folder and
+// what runs a command against it.
+func startAsking(t *testing.T) (dir string, hearth func(code int, args ...string) string) {
+	t.Helper()
 	cfg := app.DefaultConfig()
 	cfg.DataDir = t.TempDir()
 	cfg.Server.HTTPListenAddress, cfg.Server.GRPCListenAddress = "127.0.0.1:0", "127.0.0.1:0"
@@ -26,14 +28,25 @@ func TestCommandsSpeakTheAPI(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, a.Stop()) })
 	t.Setenv("HEARTH_ADDRESS", "http://"+a.Addr())
 	t.Setenv("HEARTH_TOKEN", "")
-	hearth := func(code int, args ...string) string {
+	return cfg.DataDir, func(code int, args ...string) string {
 		t.Helper()
-		var out, errs bytes.Buffer
-		require.Equal(t, code, run(args, &out, &errs), "%v: %s", args, errs.String())
-		return out.String() + errs.String()
+		return command(t, code, args...)
 	}
+}
+
+// command runs the program, and returns all that it prints.
+func command(t *testing.T, code int, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	require.Equal(t, code, run(args, &out, &errs), "%v: %s%s", args, out.String(), errs.String())
+	return out.String() + errs.String()
+}
+
+// The commands, against a Hearth that asks for tokens.
+func TestCommandsSpeakTheAPI(t *testing.T) {
+	dir, hearth := startAsking(t)
 	require.Contains(t, hearth(exitFailure, "tenant", "list"), "err-token-missing")
-	t.Setenv("HEARTH_TOKEN_FILE", filepath.Join(cfg.DataDir, "operator-token"))
+	t.Setenv("HEARTH_TOKEN_FILE", filepath.Join(dir, "operator-token"))
 
 	require.Contains(t, hearth(exitOK, "plan", "set", "small", "-limit", "max_series=100", "-limit", "max_query_length=1d"), "max_query_length=1d max_series=100")
 	out := hearth(exitOK, "tenant", "create", "acme", "-plan", "small", "-label", "env=prod", "-name", "Acme")

@@ -90,10 +90,10 @@ func planSet(c *caller, args []string) error {
 	if err != nil {
 		return err
 	}
-	return c.lazyTable("NAME LIMITS", func(row func(...any)) error {
+	return c.lazyTable("NAME SOURCE LIMITS", func(row func(...any)) error {
 		var p tenant.Plan
 		_, err := c.call(http.MethodPut, "/admin/v1/plans/"+url.PathEscape(names[0]), req, &p)
-		row(p.Name, limitsText(p.Limits))
+		row(p.Name, p.Source, limitsText(p.Limits))
 		return err
 	})
 }
@@ -110,11 +110,11 @@ func planList(c *caller, args []string) error {
 	if _, err := c.parse(c.flags("plan list"), args, 0); err != nil {
 		return err
 	}
-	return c.lazyTable("NAME LIMITS", func(row func(...any)) error {
+	return c.lazyTable("NAME SOURCE LIMITS", func(row func(...any)) error {
 		var list admin.PlanList
 		_, err := c.call(http.MethodGet, "/admin/v1/plans", nil, &list)
 		for _, p := range list.Plans {
-			row(p.Name, limitsText(p.Limits))
+			row(p.Name, p.Source, limitsText(p.Limits))
 		}
 		return err
 	})

@@ -91,8 +91,9 @@ func serveOpenAPI(w http.ResponseWriter, _ *http.Request) {
 // owner says whose tokens a request is about: those of the tenant in its
 // context, or, for an operator, all.
 func owner(r *http.Request) tenant.Owner {
-	if id, err := tenant.FromContext(r.Context()); err == nil {
-		return tenant.Owner{Tenant: id}
+	ids, _, err := tenant.AllFromContext(r.Context())
+	if err != nil {
+		return tenant.Owner{All: true}
 	}
-	return tenant.Owner{All: true}
+	return tenant.Owner{Tenant: ids[0]} // on these routes there is one
 }

@@ -18,22 +18,25 @@ const (
 	home       = bucket.OwnHome + "/usage"
 	hourLayout = "2006-01-02T15"
 
-	flushPeriod  = time.Minute
-	flushTimeout = 30 * time.Second
-	maxUnstored  = 48 // hours that are kept while the bucket is away
+	observePeriod = time.Minute
+	flushPeriod   = 5 * time.Minute // each costs a request, and what is not stored dies with the process
+	flushTimeout  = 30 * time.Second
+	maxUnstored   = 48 // hours that are kept while the bucket is away
 )
 
 func hourFolder(at time.Time) bucket.Key { return home.Join(at.UTC().Format(hourLayout)) }
 
 func (m *Meter) run(ctx context.Context) error {
-	tick := time.NewTicker(flushPeriod)
-	defer tick.Stop()
+	observe, flush := time.NewTicker(observePeriod), time.NewTicker(flushPeriod)
+	defer observe.Stop()
+	defer flush.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-			m.observe(flushPeriod)
+		case <-observe.C:
+			m.observe(observePeriod)
+		case <-flush.C:
 			if err := m.Flush(ctx); err != nil && ctx.Err() == nil {
 				m.logger.Warn("usage of tenants not stored, will retry", "err", err)
 			}

@@ -2,9 +2,9 @@
 // and keeps the last refusals for the tenant to see.
 //
 // In come counts of what was stored, refused and read; out goes one object for
-// each hour and process, written anew every minute, and the sum of all of them
-// when somebody asks. A process that is killed loses at most what it has counted
-// since its last write: a minute. Start reading at Meter, then flush.go and
+// each hour and process, written anew every five minutes, and the sum of all of
+// them when somebody asks. A process that is killed loses at most what it has
+// counted since its last write: five minutes. Start reading at Meter, then flush.go and
 // read.go.
 package meter
 

@@ -24,7 +24,7 @@ type Hour struct {
 
 // Usage returns what a tenant (each, with "") has used, for each hour that
 // begins from from on and before to. What other processes have counted in the
-// last minute is not in it yet.
+// last five minutes is not in it yet.
 func (m *Meter) Usage(ctx context.Context, id tenant.ID, from, to time.Time) ([]Hour, error) {
 	list := []Hour{}
 	err := m.each(ctx, id, from, to, func(at time.Time, byTenant map[tenant.ID]*record) {
@@ -49,7 +49,7 @@ func (m *Meter) Refusals(ctx context.Context, id tenant.ID, from, to time.Time) 
 	return list, err
 }
 
-// Stats returns what a tenant uses now, a minute ago at most.
+// Stats returns what a tenant uses now, some minutes ago at most.
 func (m *Meter) Stats(ctx context.Context, id tenant.ID) (Stats, error) {
 	var s Stats
 	now := m.now()
