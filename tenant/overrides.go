@@ -123,8 +123,8 @@ func (l *Limits) differing(everyone *Limits) Overrides {
 	o := Overrides{}
 	theirs := maps.Collect(everyone.eachLimit())
 	for name, value := range l.eachLimit() {
-		if value != theirs[name] {
-			o[name], _ = json.Marshal(value) // a number, a boolean or a text
+		if !reflect.DeepEqual(value, theirs[name]) {
+			o[name], _ = json.Marshal(value) // a number, a boolean, a text or a list
 		}
 	}
 	return o
