@@ -12,7 +12,7 @@ LDFLAGS  := -s -w -X $(about).Version=$(VERSION) -X $(about).Revision=$(REVISION
 TOOLS := $(CURDIR)/.cache
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test e2e bench bench-cluster bench-stored bench-requests bench-rules bench-alertmanagers lint fmt docs check-docs check-chart vet race tools clean
+.PHONY: help build run demo test e2e bench bench-cluster bench-neighbours bench-stored bench-requests bench-rules bench-alertmanagers lint fmt docs check-docs check-chart vet race tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,6 +42,10 @@ bench: build ## load on Hearth, and what it costs; BENCH_FLAGS go to the load ge
 bench-cluster: build ## what a sample costs in a cluster that holds three copies, beside one process
 	go build -o $(TOOLS)/bench ./bench
 	$(TOOLS)/bench -only write,cluster $(BENCH_FLAGS)
+
+bench-neighbours: build ## what a tenant notices of another one that is far above its limits
+	go build -o $(TOOLS)/bench ./bench
+	$(TOOLS)/bench -only neighbours $(BENCH_FLAGS)
 
 bench-stored: ## queries of stored blocks beside Prometheus on the same blocks: 100,000 series for 30 days, one sample each five minutes, 10,000 pooled tenants
 	go test ./storegateway -run '^$$' -bench Stored -benchtime 1x -timeout 60m -args -stored.series 100000 -stored.days 30 -stored.step 5m -stored.pooled 10000

@@ -44,6 +44,7 @@ type Alertmanager struct {
 	notified *notify.Metrics
 	place    *Place
 	metrics  *metrics
+	sent     func(tenant.ID) // counts a notification
 	logger   *slog.Logger
 
 	changing [64]sync.Mutex // by a tenant's hash: one change at a time
@@ -69,6 +70,7 @@ func New(cfg Config, b bucket.Bucket, place *Place, limits func(tenant.ID) *tena
 		cfg: cfg, url: u, store: store{b}, limits: limits, door: door, place: place, logger: logger,
 		notified: notify.NewMetrics(prometheus.WrapRegistererWithPrefix("hearth_", reg), featurecontrol.NoopFlags{}),
 		tenants:  map[tenant.ID]*instance{},
+		sent:     func(tenant.ID) {},
 		asleep:   map[tenant.ID]bool{},
 		known:    map[tenant.ID]string{},
 	}

@@ -129,7 +129,7 @@ func (in *instance) apply(c UserConfig, etag string) error {
 	defer in.mu.Unlock()
 	in.halt()
 	inhibitor := inhibit.NewInhibitor(in.alerts, l.conf.InhibitRules, in.logger, eventrecorder.Recorder{})
-	pipeline := in.pipeline(receivers, inhibitor, timeinterval.NewIntervener(l.intervals()))
+	pipeline := in.pipeline(in.counted(receivers), inhibitor, timeinterval.NewIntervener(l.intervals()))
 	routes := dispatch.NewRoute(l.conf.Route, nil)
 	in.step.Store(int64(step(routes, time.Duration(in.parent.cfg.PeerTimeout))))
 	dispatcher := dispatch.NewDispatcher(in.alerts, routes, pipeline, in.muted, in.timeout,

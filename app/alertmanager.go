@@ -56,6 +56,7 @@ func (a *App) addAlertmanager(b bucket.Bucket, place *alertmanager.Place, member
 	if err != nil {
 		return fmt.Errorf("build the alertmanager: %w", err)
 	}
+	am.CountWith(a.meter.Notified)
 	am.RegisterRoutes(a.doors.of(tenant.AlertsRead), a.doors.of(tenant.AlertsWrite))
 	am.RegisterOpenRoutes(a.doors.open())
 	am.RegisterOperatorRoutes(a.operators)

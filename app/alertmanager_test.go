@@ -143,4 +143,14 @@ func TestOneMailFromThree(t *testing.T) {
 		require.Equal(t, "resolved "+name, box.next(t))
 	}
 	require.Empty(t, box)
+	require.Eventually(t, func() bool {
+		require.NoError(t, apps[1].meter.Flush(t.Context()))
+		hours, err := apps[2].meter.Usage(t.Context(), "", time.Now().Add(-2*time.Hour), time.Now())
+		require.NoError(t, err)
+		sent := int64(0)
+		for _, h := range hours {
+			sent += h.Notifications
+		}
+		return sent == 8
+	}, time.Minute, 50*time.Millisecond, "the tenant's usage has each mail once")
 }

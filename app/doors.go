@@ -25,12 +25,13 @@ func (a *App) newDoors(r *mux.Router) doors {
 		d.byName[name].Use(use...)
 	}
 	add(openDoor)
+	pace := &tenant.Pace{}
 	for _, s := range tenant.AllScopes() {
 		if s == tenant.Operator { // an operator looks in while the parts start
 			add(s.String(), a.auth.Require(s))
 			continue
 		}
-		add(s.String(), a.gate, a.auth.Require(s))
+		add(s.String(), a.gate, a.auth.Require(s), pace.Middleware)
 	}
 	return d
 }

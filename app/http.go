@@ -39,6 +39,7 @@ func (a *App) newHTTPServer() *http.Server {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnState:         (&conns{max: maxConns}).follow,
 		ErrorLog:          slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug), // clients that hang up and the like
 	}
 }

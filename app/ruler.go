@@ -50,7 +50,7 @@ func (a *App) beside(p *peers) func() querier.Beside {
 func (a *App) addRuler(b bucket.Bucket, p *peers, place *alertmanager.Place, dist *distributor.Distributor, quer *querier.Querier) error {
 	parts := ruler.Parts{
 		Bucket: bucket.For(b, targetRuler), Engine: quer.Engine(), Data: quer.Queryable(), Parser: quer.Parser(),
-		Writes: dist, Limits: a.registry.Limits, Status: a.statusOf,
+		Writes: dist, Limits: a.registry.Limits, Status: a.statusOf, Evaluated: a.meter.Evaluated,
 	}
 	if place != nil {
 		parts.Alerts = ownAlertmanagers{place}

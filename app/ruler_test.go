@@ -19,6 +19,7 @@ import (
 
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/tenant/meter"
 )
 
 func request(t *testing.T, a *App, method, path, body string) *http.Request {
@@ -120,6 +121,19 @@ func TestRules(t *testing.T) {
 		_, body = askAs(t, "t", request(t, a, http.MethodGet, "/prometheus/api/v1/query?query=job:up:sum", ""))
 		return strings.Contains(body, `"result":[]`)
 	}, 20*time.Second, 50*time.Millisecond, "%s", body)
+
+	hours, err := a.meter.Usage(t.Context(), "t", time.Now().Add(-2*time.Hour), time.Now())
+	require.NoError(t, err)
+	var used meter.Usage
+	for _, h := range hours {
+		used.RuleEvaluations += h.RuleEvaluations
+		used.SamplesRead += h.SamplesRead
+		used.BytesRead += h.BytesRead
+		used.Queries += h.Queries
+	}
+	require.GreaterOrEqual(t, used.RuleEvaluations, int64(4), "two rules, evaluated at least twice")
+	require.GreaterOrEqual(t, used.SamplesRead, used.RuleEvaluations/2)
+	require.GreaterOrEqual(t, used.BytesRead, 40*used.Queries, "each answer has an envelope")
 }
 
 // Rules over several tenants read what an operator allows them to read, and

@@ -84,7 +84,7 @@ func (a *App) meterTenants(b bucket.Bucket, ing *ingester.Ingester) error {
 		o.Replicas = m.ReplicationFactor()
 	}
 	if ing != nil {
-		o.Series = ing.EachTenant
+		o.Series, o.LabelSets = ing.EachTenant, ing.EachLabelSet
 	}
 	a.meter = meter.New(o, a.logger, a.reg)
 	a.parts = append(a.parts, part{"meter", a.meter})

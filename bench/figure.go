@@ -43,6 +43,7 @@ var figures = []figure{
 	{"tenants", "RAM of a small tenant: 500 and 10,000 tenants of 50 series", runTenants},
 	{"disk", "bytes per sample in the bucket: 10,000 series, 2 hours", runDisk},
 	{"restart", "time until ready again after SIGKILL: 1,000,000 series in the log", runRestart},
+	{"neighbours", "latencies of a tenant beside one that is far above its limits, as a multiple of those alone", runNeighbours},
 	{"query", "latencies of 23 queries: 50,000 series, 160 samples", runQuery},
 }
 

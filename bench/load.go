@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -24,6 +25,7 @@ type Spec struct {
 	PerRequest int           // samples in one request, one of each series
 	Senders    int           // each sends its own series, in order of time
 	V2         bool          // remote write 2.0 instead of 1.0
+	Name       string        // of the one tenant; "": "bench"
 }
 
 // Load is everything a Spec sends, encoded and compressed before any clock
@@ -72,7 +74,7 @@ func (s *Spec) First() time.Time { return s.Last().Add(-time.Duration(s.Samples-
 // TenantName is the id of tenant n of the load.
 func (s *Spec) TenantName(n int) string {
 	if s.Tenants == 0 {
-		return "bench"
+		return cmp.Or(s.Name, "bench")
 	}
 	return fmt.Sprintf("tenant-%05d", n)
 }

@@ -8,7 +8,7 @@
 // same bytes on each target (targets.go) alone (process.go, send.go): the
 // target is started on an empty folder just before, asked whether it has
 // everything it acknowledged (verify.go), measured (write.go, tenants.go,
-// disk.go, restart.go, query.go) and stopped. What comes out is a table with
+// disk.go, restart.go, neighbours.go, query.go) and stopped. What comes out is a table with
 // ratios to the first target, and JSON (table.go).
 //
 //	go run ./bench -peer prometheus=/path/to/prometheus -peer victoriametrics=/path/to/victoria-metrics
@@ -33,6 +33,10 @@ import (
 )
 
 func main() {
+	if base := os.Getenv(noiseURL); base != "" {
+		noiseMain(base)
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

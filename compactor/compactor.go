@@ -54,6 +54,7 @@ type Compactor struct {
 	limits func(tenant.ID) *tenant.Limits
 	owns   func(key string) bool
 	alone  bool
+	holds  func(id tenant.ID, bytes int64) // see CountWith
 
 	registry Registry // nil: nobody asks for deletions but by request
 
@@ -85,6 +86,7 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 		bucket:  b,
 		limits:  limits,
 		owns:    func(string) bool { return true },
+		holds:   func(tenant.ID, int64) {},
 		alone:   true,
 		logger:  logger,
 		metrics: newMetrics(reg),
@@ -106,6 +108,10 @@ func (c *Compactor) ShareWork(owns func(key string) bool) { c.owns, c.alone = ow
 // DeleteFor has the compactor remove the tenants that a registry has given up.
 // Call it before the service starts.
 func (c *Compactor) DeleteFor(r Registry) { c.registry = r }
+
+// CountWith has somebody know what tenants' own homes hold, whenever they are
+// looked at. Call it before the service starts.
+func (c *Compactor) CountWith(holds func(id tenant.ID, bytes int64)) { c.holds = holds }
 
 // starting throws away what a process that was killed has left.
 func (c *Compactor) starting(context.Context) error {

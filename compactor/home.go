@@ -83,6 +83,7 @@ func (c *Compactor) tidyOwn(ctx context.Context, r *round, id tenant.ID, home bu
 		return next, err
 	}
 	if r.deleting[id] {
+		c.holds(id, 0)
 		return next, c.emptyHome(ctx, s)
 	}
 	if s.markers.Tenant { // another system's way to say so
@@ -101,7 +102,16 @@ func (c *Compactor) tidyOwn(ctx context.Context, r *round, id tenant.ID, home bu
 	if after.others > 0 {
 		return r.now, nil // to see it end
 	}
+	c.holds(id, sizeOf(after.state.index))
 	return c.nextDue(after, id), nil
+}
+
+// sizeOf is how many bytes the blocks of a home have.
+func sizeOf(x *bucket.Index) (bytes int64) {
+	for i := range x.Blocks {
+		bytes += x.Blocks[i].Size
+	}
+	return bytes
 }
 
 // tidyPool does what is due in the pool. All compactors do its jobs, one does

@@ -10,7 +10,7 @@ import (
 // Config bounds what the door takes in.
 type Config struct {
 	MaxRequestBytes  int      `yaml:"max_request_bytes"`  // of one request, decompressed
-	MaxInflightBytes int      `yaml:"max_inflight_bytes"` // of all requests in progress, in memory
+	MaxInflightBytes int      `yaml:"max_inflight_bytes"` // of all requests in progress, in memory; one tenant has no more of it than is left for others
 	HA               HAConfig `yaml:"ha"`
 }
 
@@ -37,8 +37,8 @@ func (c *Config) Validate() error {
 	switch {
 	case c.MaxRequestBytes < 1<<10:
 		return errors.New("max_request_bytes: must be at least 1024")
-	case c.MaxInflightBytes < 3*c.MaxRequestBytes:
-		return errors.New("max_inflight_bytes: must be at least three times max_request_bytes, or one large request would never fit")
+	case c.MaxInflightBytes < 4*c.MaxRequestBytes:
+		return errors.New("max_inflight_bytes: must be at least four times max_request_bytes, or one large request would never fit")
 	case time.Duration(c.HA.FailoverTimeout) < minFailover:
 		return errors.New("ha.failover_timeout: must be at least 5s, or a live replica would be taken for a dead one while distributors tell each other of it")
 	case c.HA.MaxHeldBytes < 0:

@@ -4,7 +4,7 @@
 // owns it. The good part of a request is stored, the bad part is reported. Of
 // several Prometheus that scrape the same, one is stored.
 //
-// Start reading at push.go, then ha.go, validate.go and limit.go.
+// Start reading at push.go, then admit.go, ha.go, validate.go and limit.go.
 package distributor
 
 import (
@@ -34,16 +34,18 @@ type Ingester interface {
 type Distributor struct {
 	services.Service
 
-	cfg       Config
-	ingester  Ingester
-	limits    func(tenant.ID) *tenant.Limits
-	logger    *slog.Logger
-	metrics   *metrics
-	rates     rates // of samples
-	byteRates rates
-	inflight  inflight
-	ha        *haTracker
-	now       func() time.Time
+	cfg          Config
+	ingester     Ingester
+	limits       func(tenant.ID) *tenant.Limits
+	logger       *slog.Logger
+	metrics      *metrics
+	rates        rates // of samples
+	byteRates    rates
+	requestRates rates
+	overdrawn    overdrawn
+	inflight     inflight
+	ha           *haTracker
+	now          func() time.Time
 
 	distributors func() int // that are healthy, this one among them
 	meter        Meter

@@ -287,10 +287,11 @@ func BenchmarkHA(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				buf.compressed = append(buf.compressed[:0], body...)
-				if _, err := d.decompress(buf); err != nil {
+				buf.held = d.inflight.hold("t")
+				if err := d.decompress(buf); err != nil {
 					b.Fatal(err)
 				}
-				d.inflight.used.Store(0)
+				buf.held.end()
 				if _, err := d.store(b.Context(), "t", wire.V1, buf); err != nil {
 					b.Fatal(err)
 				}

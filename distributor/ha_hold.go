@@ -152,11 +152,10 @@ func (d *Distributor) pushHeld(ctx context.Context, h *heldRequest) error {
 	b := pool.Get().(*buffers)
 	defer b.release()
 	b.compressed = append(b.compressed[:0], h.body...)
-	size, err := d.decompress(b)
-	if err != nil {
+	b.held = d.inflight.hold(h.key.tenant)
+	if err := d.decompress(b); err != nil {
 		return err
 	}
-	defer d.inflight.put(size)
 	limits := d.limits(h.key.tenant)
 	check := newValidator(limits, &b.request, d.now())
 	check.ha = newHACheck(d.ha, h.key.tenant, limits, &b.request)

@@ -1,9 +1,7 @@
 package distributor
 
 import (
-	"math"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -11,23 +9,6 @@ import (
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
-
-// inflight bounds the memory of the requests in progress.
-type inflight struct {
-	max  int64
-	used atomic.Int64
-}
-
-// take reserves n bytes; give them back with put.
-func (f *inflight) take(n int64) error {
-	if f.used.Add(n) > f.max {
-		f.used.Add(-n)
-		return &wire.UserError{Kind: wire.Unavailable, ID: "err-distributor-busy", Msg: "too many bytes of write requests are in progress, send the request again", RetryAfter: time.Second}
-	}
-	return nil
-}
-
-func (f *inflight) put(n int64) { f.used.Add(-n) }
 
 // rates holds a token bucket of samples for each tenant that wrote lately.
 type rates struct {
@@ -121,10 +102,8 @@ func (d *Distributor) checkRate(id tenant.ID, l *tenant.Limits, n int, q quota) 
 	if lim.AllowN(now, n) {
 		return nil
 	}
-	missing := float64(n) - lim.TokensAt(now)
-	wait := time.Duration(math.Ceil(missing/perSecond)) * time.Second
 	err := wire.Errorf(rateKind(l), q.id, "ingestion rate limit of %g %s/s reached (limit %s) by a request of %d; send less, or ask for a higher limit", q.perSecond, q.what, q.limit, n)
-	err.RetryAfter = max(time.Second, wait)
+	err.RetryAfter = roomIn(n, lim.TokensAt(now), perSecond)
 	return err
 }
 

@@ -22,7 +22,7 @@ func newMetrics(reg prometheus.Registerer, in *inflight) *metrics {
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "hearth_distributor_inflight_bytes",
 		Help: "Memory held by write requests in progress.",
-	}, func() float64 { return float64(in.used.Load()) })
+	}, func() float64 { return float64(in.total()) })
 	m := &metrics{
 		received: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "hearth_distributor_samples_received_total",

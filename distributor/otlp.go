@@ -26,7 +26,10 @@ const otlpMemory = 4
 func (d *Distributor) pushOTLP(ctx context.Context, id tenant.ID, c otlpCoding, body io.Reader) (outcome, error) {
 	b := pool.Get().(*buffers)
 	defer b.release()
-	l := &lease{from: &d.inflight}
+	if err := d.admit(id, d.limits(id), -1); err != nil {
+		return outcome{}, err
+	}
+	l := &lease{held: d.inflight.hold(id)}
 	defer l.end()
 
 	md, err := d.readOTLP(b, l, c, body)
@@ -59,23 +62,20 @@ func (d *Distributor) pushOTLP(ctx context.Context, id tenant.ID, c otlpCoding, 
 	return out, nil
 }
 
-// lease is what one request has taken of the memory of all.
+// lease is held for a request of which nobody knows before what it needs.
 type lease struct {
-	from  *inflight
-	taken int64
-	err   error // why it could not take more
+	held
+	err error // why it could not take more
 }
 
 func (l *lease) take(n int64) error {
-	if l.taken+n > l.from.max { // it would never fit, however often it is sent
-		l.err = wire.Errorf(wire.TooLarge, "err-request-too-large", "the request needs more than %d bytes of memory (distributor.max_inflight_bytes); send smaller requests", l.from.max)
-	} else if l.err = l.from.take(n); l.err == nil {
-		l.taken += n
+	if 2*l.bytes+n > l.of.max { // it would never fit, however often it is sent
+		l.err = wire.Errorf(wire.TooLarge, "err-request-too-large", "the request needs more than %d bytes of memory (half of distributor.max_inflight_bytes); send smaller requests", l.of.max/2)
+	} else {
+		l.err = l.held.take(n)
 	}
 	return l.err
 }
-
-func (l *lease) end() { l.from.put(l.taken) }
 
 // leased takes memory for what is read, as it is read: how much is in gzip,
 // nobody knows before.
@@ -101,7 +101,7 @@ func (d *Distributor) readOTLP(b *buffers, l *lease, c otlpCoding, body io.Reade
 		}
 		body = z
 	}
-	if err := b.read(&leased{body, l}, d.cfg.MaxRequestBytes); err != nil {
+	if err := b.read(&leased{body, l}, 0, d.cfg.MaxRequestBytes); err != nil {
 		return pmetric.Metrics{}, errors.Join(l.err, err) // the first of them counts
 	}
 	req := pmetricotlp.NewExportRequest()

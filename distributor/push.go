@@ -22,6 +22,7 @@ type buffers struct {
 	body       []byte
 	request    wire.Request
 	recorded   bool // by rules: not what one of a pair sends
+	held       held
 }
 
 var pool = sync.Pool{New: func() any { return new(buffers) }}
@@ -33,6 +34,7 @@ const maxKeptBuffer = 8 << 20
 func (b *buffers) release() {
 	b.request.Reset()
 	b.recorded = false
+	b.held.end()
 	if cap(b.compressed) > maxKeptBuffer {
 		b.compressed = nil
 	}
@@ -67,42 +69,37 @@ func (d *Distributor) Append(ctx context.Context, id tenant.ID, snappy []byte) (
 }
 
 func (d *Distributor) pushWith(ctx context.Context, id tenant.ID, v wire.Version, body io.Reader, length int64, b *buffers) (outcome, error) {
-	if length < 0 || length > int64(d.cfg.MaxRequestBytes) {
-		length = int64(d.cfg.MaxRequestBytes)
+	if !b.recorded {
+		if err := d.admit(id, d.limits(id), length); err != nil {
+			return outcome{}, err
+		}
 	}
-	if err := d.inflight.take(length); err != nil {
+	b.held = d.inflight.hold(id)
+	if err := b.read(body, length, d.cfg.MaxRequestBytes); err != nil {
 		return outcome{}, err
 	}
-	defer d.inflight.put(length)
-	if err := b.read(body, d.cfg.MaxRequestBytes); err != nil {
+	if err := d.decompress(b); err != nil {
 		return outcome{}, err
 	}
-	size, err := d.decompress(b)
-	if err != nil {
-		return outcome{}, err
-	}
-	defer d.inflight.put(size)
 	d.metrics.bytesIn.Add(float64(len(b.body)))
 	d.metrics.perVersion[v].Inc()
 	return d.store(ctx, id, v, b)
 }
 
-// decompress fills b.body. It returns what to put back to inflight afterwards.
-func (d *Distributor) decompress(b *buffers) (taken int64, err error) {
+// decompress fills b.body.
+func (d *Distributor) decompress(b *buffers) error {
 	size, err := d.decodedSize(b.compressed)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	// The body, and about as much again for what is decoded from it.
-	taken = 2 * int64(size)
-	if err := d.inflight.take(taken); err != nil {
-		return 0, err
+	if err := b.held.take(2 * int64(size)); err != nil {
+		return err
 	}
 	if b.body, err = s2.Decode(b.body[:cap(b.body)], b.compressed); err != nil {
-		d.inflight.put(taken)
-		return 0, wire.Errorf(wire.Invalid, "err-decompress", "the body is not valid snappy: %s", err)
+		return wire.Errorf(wire.Invalid, "err-decompress", "the body is not valid snappy: %s", err)
 	}
-	return taken, nil
+	return nil
 }
 
 // store decodes, validates and limits the request in b, and hands on the rest.
@@ -117,8 +114,7 @@ func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b
 	}
 	samples := len(b.request.Samples) + len(b.request.Histograms)
 	if err := d.checkRates(id, limits, samples, len(b.body)); err != nil {
-		d.meter.Refused(id, err, []wire.RefusalCount{{ID: err.ID, Count: samples}})
-		return outcome{}, err
+		return outcome{}, d.slow(id, err, samples, b)
 	}
 	out := outcome{}
 	if len(b.request.Series)+len(b.request.Metadata) > 0 {
@@ -158,8 +154,18 @@ func (d *Distributor) walk(id tenant.ID, v wire.Version, b *buffers, check *vali
 	return nil
 }
 
-// read fills b.compressed with a body of at most limit bytes.
-func (b *buffers) read(body io.Reader, limit int) error {
+// firstRead is what is reserved for a body of unknown length, to begin with.
+const firstRead = 64 << 10
+
+// read fills b.compressed with a body of at most limit bytes. length is what
+// the sender says it has, or negative.
+func (b *buffers) read(body io.Reader, length int64, limit int) error {
+	if length < 0 {
+		length = firstRead
+	}
+	if err := b.held.take(length); err != nil {
+		return err
+	}
 	b.compressed = b.compressed[:0]
 	for {
 		if len(b.compressed) == cap(b.compressed) {
@@ -174,6 +180,11 @@ func (b *buffers) read(body io.Reader, limit int) error {
 			return nil
 		case err != nil:
 			return wire.Errorf(wire.Invalid, "err-body-read", "the body ended early: %s", err)
+		}
+		if more := int64(len(b.compressed)) - b.held.bytes; more > 0 { // length was not known
+			if err := b.held.take(more + b.held.bytes); err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -229,6 +229,13 @@ func (v *validator) dropExemplars(s *wire.Series, ls []wire.Label) {
 			kept = append(kept, x)
 		}
 	}
+	most := v.limits.MaxExemplarsPerSeries
+	if all := kept[s.Exemplars.Lo:]; most > 0 && len(all) > most {
+		v.refused.Add("err-max-exemplars-per-series", len(all)-most, func() *wire.UserError {
+			return wire.Errorf(wire.Invalid, "err-max-exemplars-per-series", "series has %d exemplars in one request, the limit is %d (limit max_exemplars_per_series_per_request): %s", len(all), most, wire.SeriesString(ls))
+		})
+		kept = kept[:int(s.Exemplars.Lo)+copy(all, all[len(all)-most:])] // they come in order of time
+	}
 	v.r.Exemplars = kept
 	s.Exemplars.Hi = uint32(len(kept))
 }

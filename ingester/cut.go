@@ -16,8 +16,8 @@ const cutEvery = time.Minute
 
 // cutLoop keeps the heads short: full ones are cut into blocks on block
 // borders, idle ones whole; tenants that have grown get a head of their own,
-// and what is empty is dropped. It also opens heads anew that need it, and does
-// the flushes nobody waits for.
+// and what is empty is dropped. It also opens heads anew that need it, counts
+// series for limits that are new, and does the flushes nobody waits for.
 func (i *Ingester) cutLoop(ctx context.Context) {
 	tick := time.NewTicker(cutEvery)
 	defer tick.Stop()
@@ -29,6 +29,7 @@ func (i *Ingester) cutLoop(ctx context.Context) {
 			return
 		case now := <-heal.C:
 			i.healAll(ctx, now)
+			i.countAllAnew(ctx)
 		case <-tick.C:
 			i.upkeep(ctx, time.Now())
 		case heads := <-i.flushNow:

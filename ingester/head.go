@@ -116,7 +116,7 @@ func (i *Ingester) tryOpenDB(h *head) error {
 	if err := mend(h.dir, logger); err != nil {
 		return err
 	}
-	logs, counts := &logWatch{}, &lifecycle{i: i, h: h, of: map[*member]int64{}}
+	logs, counts := &logWatch{}, newLifecycle(i, h)
 	counts.replaying.Store(true)
 	db, err := tsdb.Open(h.dir, slog.New(atLeast{slog.LevelWarn, logger.Handler()}), logs, i.headOptions(h, counts), nil)
 	if err != nil {

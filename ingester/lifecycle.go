@@ -23,8 +23,21 @@ type lifecycle struct {
 
 	replaying atomic.Bool // limits do not apply to what was acknowledged before
 
-	mu sync.Mutex
-	of map[*member]int64
+	mu        sync.Mutex
+	of        map[*member]int64
+	tallies   map[*member]*tally // of tenants with limits that need them
+	uncounted map[*member]bool   // whose tally is to be made anew
+}
+
+func newLifecycle(i *Ingester, h *head) *lifecycle {
+	l := &lifecycle{i: i, h: h}
+	l.clear()
+	return l
+}
+
+// clear is called by newLifecycle, or under mu.
+func (l *lifecycle) clear() {
+	l.of, l.tallies, l.uncounted = map[*member]int64{}, map[*member]*tally{}, map[*member]bool{}
 }
 
 var _ tsdb.SeriesLifecycleCallback = &lifecycle{}
@@ -35,11 +48,18 @@ func (l *lifecycle) PreCreation(ls labels.Labels) error {
 		return nil
 	}
 	id := l.owner(ls)
-	limit := l.i.limits(id).MaxSeries
+	limits, m := l.i.limits(id), l.i.member(id)
+	if err := l.checkSeries(m, limits.MaxSeries); err != nil || !tallied(limits) {
+		return err
+	}
+	return l.admit(m, limits, ls)
+}
+
+func (l *lifecycle) checkSeries(m *member, limit int) error {
 	if limit <= 0 {
 		return nil
 	}
-	if n, most := l.i.member(id).series.Load(), l.i.localSeries(id, limit); n >= most {
+	if n, most := m.series.Load(), l.i.localSeries(m.id, limit); n >= most {
 		// What the tenant has in all follows from this ingester's part.
 		return wire.Errorf(wire.Invalid, "err-max-series", "series limit reached: %d of %d (limit max_series); remove labels that vary, or ask for a higher limit", n*int64(limit)/most, limit)
 	}
@@ -47,13 +67,13 @@ func (l *lifecycle) PreCreation(ls labels.Labels) error {
 }
 
 // PostCreation counts a new series.
-func (l *lifecycle) PostCreation(ls labels.Labels) { l.count(l.i.member(l.owner(ls)), 1) }
+func (l *lifecycle) PostCreation(ls labels.Labels) { l.count(l.i.member(l.owner(ls)), ls, 1) }
 
 // PostDeletion forgets series that are gone from memory.
 func (l *lifecycle) PostDeletion(gone map[chunks.HeadSeriesRef]labels.Labels) {
 	for ref, ls := range gone {
 		id, own := l.h.owner(ls)
-		l.count(l.i.member(id), -1)
+		l.count(l.i.member(id), ls, -1)
 		l.h.refs.drop(wire.KeyOf(string(id), own), storage.SeriesRef(ref))
 	}
 }
@@ -65,14 +85,24 @@ func (l *lifecycle) owner(ls labels.Labels) tenant.ID {
 	return l.h.tenant
 }
 
-func (l *lifecycle) count(m *member, n int64) {
+func (l *lifecycle) count(m *member, ls labels.Labels, n int64) {
 	m.series.Add(n)
 	l.i.series.Add(n)
 	l.i.metrics.series.WithLabelValues(l.h.kind()).Add(float64(n))
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.of[m] == 0 {
+		if limits := l.i.limits(m.id); tallied(limits) {
+			l.tallies[m] = newTally(limits)
+		}
+	}
+	if t := l.tallies[m]; t != nil {
+		t.count(ls, n)
+	}
 	if l.of[m] += n; l.of[m] == 0 {
 		delete(l.of, m)
+		delete(l.tallies, m)
+		delete(l.uncounted, m)
 	}
 }
 
@@ -80,7 +110,7 @@ func (l *lifecycle) count(m *member, n int64) {
 func (l *lifecycle) forget() {
 	l.mu.Lock()
 	left := l.of
-	l.of = map[*member]int64{}
+	l.clear()
 	l.mu.Unlock()
 	for m, n := range left {
 		m.series.Add(-n)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/metadata"
 
+	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
 
@@ -21,9 +22,9 @@ type metadataStore struct {
 	byName map[string]map[metadata.Metadata]*time.Time // when last received
 }
 
-// update takes in what a request carries, for at most limit metrics; metadata
-// of further metrics is left out.
-func (s *metadataStore) update(ms []wire.Metadata, limit int, now time.Time) {
+// update takes in what a request carries, for at most so many metrics and for
+// each so many different types, units and help texts; the rest is left out.
+func (s *metadataStore) update(ms []wire.Metadata, l *tenant.Limits, now time.Time) {
 	if len(ms) == 0 {
 		return
 	}
@@ -40,10 +41,10 @@ func (s *metadataStore) update(ms []wire.Metadata, limit int, now time.Time) {
 		}
 		md.Unit, md.Help = strings.Clone(md.Unit), strings.Clone(md.Help)
 		switch {
-		case known != nil && len(known) < maxMetadataPerMetric:
+		case known != nil && (l.MaxMetadataPerMetric <= 0 || len(known) < l.MaxMetadataPerMetric):
 			known[md] = new(now)
 		case known != nil:
-		case limit > 0 && len(s.byName) >= limit:
+		case l.MaxMetadata > 0 && len(s.byName) >= l.MaxMetadata:
 		default:
 			if s.byName == nil {
 				s.byName = map[string]map[metadata.Metadata]*time.Time{}
@@ -52,10 +53,6 @@ func (s *metadataStore) update(ms []wire.Metadata, limit int, now time.Time) {
 		}
 	}
 }
-
-// maxMetadataPerMetric bounds how many different types, units and help texts
-// one metric may have.
-const maxMetadataPerMetric = 10
 
 // expire forgets what was not repeated since then.
 func (s *metadataStore) expire(before time.Time) {

@@ -34,7 +34,7 @@ func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.
 			return wire.Pushed{}, i.storageError(id, err)
 		}
 	}
-	m.meta.update(r.Metadata, limits.MaxMetadata, time.Now())
+	m.meta.update(r.Metadata, limits, time.Now())
 
 	a := appendings.Get().(*appending)
 	defer a.release()

@@ -263,12 +263,15 @@ func TestHistogramsBesideFloatsSurviveRestart(t *testing.T) {
 
 func TestMetadata(t *testing.T) {
 	n := newNode(t)
-	n.limits.Defaults.MaxMetadata = 2
+	n.limits.Defaults.MaxMetadata, n.limits.Defaults.MaxMetadataPerMetric = 2, 3
 	n.start()
 	body, err := (&prompb.WriteRequest{Metadata: []prompb.MetricMetadata{
 		{Type: prompb.MetricMetadata_COUNTER, MetricFamilyName: "c_total", Help: "h", Unit: "u"},
 		{Type: prompb.MetricMetadata_GAUGE, MetricFamilyName: "g", Help: "h2"},
 		{Type: prompb.MetricMetadata_GAUGE, MetricFamilyName: "over", Help: "h3"},
+		{Type: prompb.MetricMetadata_GAUGE, MetricFamilyName: "g", Help: "h4"},
+		{Type: prompb.MetricMetadata_GAUGE, MetricFamilyName: "g", Help: "h5"},
+		{Type: prompb.MetricMetadata_GAUGE, MetricFamilyName: "g", Help: "one too many"},
 	}}).Marshal()
 	require.NoError(t, err)
 	for range 2 { // what is repeated is kept as little as what is new
@@ -283,6 +286,7 @@ func TestMetadata(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, got, 2)
 	require.Equal(t, "h", got["c_total"][0].Help)
+	require.Len(t, got["g"], 3)
 	one, err := n.Metadata(context.Background(), "a", "g", 0, 0)
 	require.NoError(t, err)
 	require.Len(t, one, 1)

@@ -81,7 +81,7 @@ func (e *engine) limited(ctx context.Context, prepare func(*promql.Engine) (prom
 	if err != nil {
 		return nil, err
 	}
-	ev := &evaluation{Query: qry, q: e.q, id: who.name(), limits: l}
+	ev := &evaluation{Query: qry, q: e.q, id: who.name(), ids: who.ids, limits: l}
 	if stmt, ok := qry.Statement().(*parser.EvalStmt); ok {
 		ev.refusal = e.q.checkLength(l, stmt)
 	}
@@ -114,6 +114,7 @@ type evaluation struct {
 	promql.Query
 	q       *Querier
 	id      tenant.ID
+	ids     []tenant.ID
 	limits  *tenant.Limits
 	refusal error
 }
@@ -123,10 +124,22 @@ func (ev *evaluation) Exec(ctx context.Context) *promql.Result {
 		return &promql.Result{Err: ev.refusal}
 	}
 	res := ev.Query.Exec(ctx)
+	divided(ev.ids, ev.samplesRead(), func(id tenant.ID, n int) { ev.q.meter.Read(id, 0, n) })
 	if res.Err != nil {
 		res.Err = ev.explain(ctx, res.Err)
+		return res
+	}
+	if err := ev.q.checkAnswer(ev.limits, answerSize(res.Value)); err != nil {
+		return &promql.Result{Err: err, Warnings: res.Warnings}
 	}
 	return res
+}
+
+func (ev *evaluation) samplesRead() int {
+	if s := ev.Query.Stats(); s != nil && s.Samples != nil {
+		return int(s.Samples.TotalSamples)
+	}
+	return 0
 }
 
 // explain says what ended an evaluation. Errors of the data come without the

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql"
 
+	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
 
@@ -96,6 +97,9 @@ func (q *Querier) door(e endpoint) http.Handler {
 			e.fail(out, err)
 		}
 		outcome = out.outcome()
+		if ids, _, err := tenant.AllFromContext(r.Context()); err == nil {
+			divided(ids, out.bytes, q.meter.Answered)
+		}
 	})
 }
 
@@ -113,7 +117,7 @@ func (q *Querier) pass(e endpoint, out *answer, r *http.Request) error {
 	if err := q.checkExpression(who.limits, form); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), q.timeout(form))
+	ctx, cancel := context.WithTimeout(r.Context(), q.timeout(who.limits, form))
 	defer cancel()
 	if e.queued && r.Method != http.MethodOptions {
 		waited := time.Now()
@@ -175,10 +179,13 @@ func peekForm(r *http.Request, body []byte) url.Values {
 }
 
 // timeout is how long a request may take: what the client asks for, but not
-// more than the configuration says. A parameter that cannot be read is left
-// to the handler to refuse.
-func (q *Querier) timeout(form url.Values) time.Duration {
+// more than the configuration and the tenant's limit say. A parameter that
+// cannot be read is left to the handler to refuse.
+func (q *Querier) timeout(l *tenant.Limits, form url.Values) time.Duration {
 	most := time.Duration(q.cfg.Timeout)
+	if l.QueryTimeout > 0 {
+		most = min(most, time.Duration(l.QueryTimeout))
+	}
 	asked := form.Get("timeout")
 	if secs, err := strconv.ParseFloat(asked, 64); err == nil {
 		if secs > 0 && secs < most.Seconds() && !math.IsNaN(secs) {
@@ -197,6 +204,7 @@ type answer struct {
 	http.ResponseWriter
 	status   int
 	started  bool
+	bytes    int    // of the body
 	atHeader func() // called when the answer begins, may be nil
 }
 
@@ -219,7 +227,9 @@ func (a *answer) Write(b []byte) (int, error) {
 	if !a.started {
 		a.WriteHeader(http.StatusOK)
 	}
-	return a.ResponseWriter.Write(b)
+	n, err := a.ResponseWriter.Write(b)
+	a.bytes += n
+	return n, err
 }
 
 // Unwrap lets http.ResponseController find what the server can do.

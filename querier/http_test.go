@@ -43,8 +43,13 @@ func TestTimeout(t *testing.T) {
 		"": time.Minute, "10": 10 * time.Second, "1.5": 1500 * time.Millisecond, "20s": 20 * time.Second, "2m": time.Minute, "1e99": time.Minute, "NaN": time.Minute,
 		"0": time.Minute, "-3": time.Minute, "0s": time.Minute, "Inf": time.Minute, "-Inf": time.Minute, "x": time.Minute, "60": time.Minute,
 	} {
-		require.Equal(t, want, q.timeout(params("timeout", param)), param)
+		require.Equal(t, want, q.timeout(&tenant.Limits{}, params("timeout", param)), param)
 	}
+	short := &tenant.Limits{QueryTimeout: model.Duration(5 * time.Second)}
+	require.Equal(t, 5*time.Second, q.timeout(short, params("timeout", "10")))
+	require.Equal(t, 3*time.Second, q.timeout(short, params("timeout", "3")))
+	long := &tenant.Limits{QueryTimeout: model.Duration(time.Hour)}
+	require.Equal(t, time.Minute, q.timeout(long, params()))
 }
 
 // slowWriter is a client that reads its answer when told.

@@ -96,7 +96,11 @@ func clamp(l *tenant.Limits, mint int64) int64 {
 
 // seriesCount counts the series of one query over all its selectors. One that
 // two selectors find counts twice, as it is held twice.
-type seriesCount struct{ n atomic.Int64 }
+type seriesCount struct {
+	n       atomic.Int64
+	samples atomic.Int64 // in chunks that were read as they are
+	labels  atomic.Int64 // bytes of series that are the answer
+}
 
 func (q *Querier) countSeries(l *tenant.Limits, c *seriesCount) error {
 	n, most := c.n.Add(1), int64(l.MaxSeriesPerQuery)

@@ -37,6 +37,7 @@ func TestLimitsOfATenant(t *testing.T) {
 	series := func(l *tenant.Limits) { l.MaxSeriesPerQuery = 12 }
 	size := func(l *tenant.Limits) { l.MaxQueryExpression = 20 }
 	samples := func(l *tenant.Limits) { l.MaxSamplesPerQuery = 100 }
+	answer := func(l *tenant.Limits) { l.MaxResponseSize = 1000 }
 	for _, row := range []struct {
 		name  string
 		limit func(*tenant.Limits)
@@ -69,6 +70,13 @@ func TestLimitsOfATenant(t *testing.T) {
 
 		{"samples under the limit", samples, instantly("requests_total"), ""},
 		{"samples over", samples, over(time.Hour, "requests_total"), "err-max-samples-per-query"},
+		{"answer under the limit", answer, instantly("requests_total"), ""},
+		{"answer with many samples", answer, over(time.Hour, "count({job=~'.+'})"), ""},
+		{"answer over", answer, over(time.Hour, "requests_total"), "err-max-query-response-size"},
+		{"answer of labels over", func(l *tenant.Limits) { l.MaxResponseSize = 10 }, request{path: "/labels"}, "err-max-query-response-size"},
+		{"answer of series", func(l *tenant.Limits) { l.MaxResponseSize = 50 }, request{path: "/series", form: params("match[]", "requests_total")}, "err-max-query-response-size"},
+		{"no limit of answers", func(l *tenant.Limits) { l.MaxResponseSize = 0 }, over(time.Hour, "requests_total"), ""},
+
 		{"no limit of samples", func(l *tenant.Limits) { l.MaxSamplesPerQuery = 0 }, over(time.Hour, "requests_total"), ""},
 	} {
 		h.Querier.metrics.refused.Reset()

@@ -56,6 +56,7 @@ func (g *guard) count() error {
 type guardedSet struct {
 	storage.SeriesSet
 	*guard
+	answer  bool           // the labels are the answer
 	current storage.Series // made when asked for
 	err     error          // the limit, or the first error of the set, refined once
 }
@@ -66,6 +67,10 @@ func (s *guardedSet) Next() bool {
 		return false
 	}
 	s.err = s.count()
+	if s.err == nil && s.answer {
+		size := int64(s.SeriesSet.At().Labels().ByteSize())
+		s.err = s.q.checkAnswer(s.limits, int(s.series.labels.Add(size)))
+	}
 	return s.err == nil
 }
 
@@ -156,6 +161,14 @@ func (s *guardedChunkSeries) Iterator(reuse chunks.Iterator) chunks.Iterator {
 type guardedChunks struct {
 	chunks.Iterator
 	guard *guard
+}
+
+func (it *guardedChunks) Next() bool {
+	if !it.Iterator.Next() {
+		return false
+	}
+	it.guard.series.samples.Add(int64(it.At().Chunk.NumSamples()))
+	return true
 }
 
 func (it *guardedChunks) Err() error { return it.guard.refine(it.Iterator.Err()) }

@@ -95,14 +95,16 @@ func (q *Querier) TellOf(beside func() Beside) { q.beside = beside }
 // Meter counts what a tenant is billed for.
 type Meter interface {
 	Queried(id tenant.ID)
-	Read(id tenant.ID, series int)
+	Read(id tenant.ID, series, samples int)
+	Answered(id tenant.ID, bytes int)
 }
 
 // unmetered counts nothing.
 type unmetered struct{}
 
-func (unmetered) Queried(tenant.ID)   {}
-func (unmetered) Read(tenant.ID, int) {}
+func (unmetered) Queried(tenant.ID)        {}
+func (unmetered) Read(tenant.ID, int, int) {}
+func (unmetered) Answered(tenant.ID, int)  {}
 
 // CountWith has a meter count. It is called before the service starts.
 func (q *Querier) CountWith(m Meter) { q.meter = m }

@@ -22,21 +22,24 @@ var errStopping = &wire.UserError{
 	Msg: "this server is stopping, send the query again",
 }
 
-// queue lets so many queries run at once, and makes the others wait in one
-// line for each tenant. Whenever a slot is free the next tenant with somebody
-// waiting has its turn, so a tenant that asks much delays mostly itself.
+// queue lets so many queries run at once, of which one tenant has no more than
+// its share (share.go), and makes the others wait in one line for each tenant.
+// Whenever a slot is free the next tenant with somebody waiting has its turn,
+// so a tenant that asks much delays mostly itself.
 //
 // Safe for concurrent use.
 type queue struct {
 	slots int
 
-	mu      sync.Mutex
-	lines   map[tenant.ID]*line // tenants with somebody waiting or running
-	turns   []*line             // lines that may start one, each once, in order of their turns
-	running map[*ticket]struct{}
-	waiting int
-	closed  bool
-	idle    chan struct{} // made by close: closed when nobody runs any more
+	mu       sync.Mutex
+	lines    map[tenant.ID]*line // tenants with somebody waiting or running
+	turns    []*line             // lines that may start one, each once, in order of their turns
+	running  map[*ticket]struct{}
+	waiting  int
+	closed   bool
+	recently recently
+	spent    spent
+	idle     chan struct{} // made by close: closed when nobody runs any more
 }
 
 // line is one tenant's queries. Invariant: a line that has somebody waiting and
@@ -54,6 +57,7 @@ type ticket struct {
 	line   *line
 	cancel context.CancelCauseFunc
 	ready  chan struct{} // closed when it may run, or when err is set
+	began  time.Time     // to run
 	err    error
 }
 
@@ -122,7 +126,8 @@ func (q *queue) enter(t *ticket, id tenant.ID, perTenant int) error {
 	}
 	l.max = perTenant // the limit may have changed meanwhile
 	t.line = l
-	if starts := len(q.running) < q.slots && l.running < l.max; !starts {
+	q.recently.note(id, time.Now())
+	if starts := len(q.running) < q.slots && l.running < q.share(l); !starts {
 		if err := q.full(l); err != nil {
 			q.forget(l)
 			return err
@@ -156,8 +161,8 @@ func (q *queue) dispatch() {
 	for len(q.running) < q.slots && len(q.turns) > 0 {
 		l := q.turns[0]
 		q.turns, l.inTurns = q.turns[1:], false
-		if len(l.waiting) == 0 || l.running >= l.max {
-			q.forget(l) // they gave up, or the limit shrank, since it was offered
+		if len(l.waiting) == 0 || l.running >= q.share(l) {
+			q.forget(l) // they gave up, or its share shrank, since it was offered
 			continue
 		}
 		t := l.waiting[0]
@@ -165,6 +170,7 @@ func (q *queue) dispatch() {
 		q.waiting--
 		l.running++
 		q.running[t] = struct{}{}
+		t.began = time.Now()
 		close(t.ready)
 		q.offer(l)
 	}
@@ -172,7 +178,7 @@ func (q *queue) dispatch() {
 
 // offer gives a line a turn where it can use one.
 func (q *queue) offer(l *line) {
-	if !l.inTurns && len(l.waiting) > 0 && l.running < l.max {
+	if !l.inTurns && len(l.waiting) > 0 && l.running < q.share(l) {
 		q.turns, l.inTurns = append(q.turns, l), true
 	}
 }
@@ -186,6 +192,8 @@ func (q *queue) leave(t *ticket) {
 	if _, ok := q.running[t]; ok {
 		delete(q.running, t)
 		l.running--
+		now := time.Now()
+		q.spent.add(l.id, now.Sub(t.began), now)
 		q.offer(l)
 	} else {
 		for i, w := range l.waiting {

@@ -60,14 +60,15 @@ func (q *Querier) read(w http.ResponseWriter, r *http.Request) error {
 	if answerAs == prompb.ReadRequest_STREAMED_XOR_CHUNKS {
 		err = q.readChunks(ctx, w, req)
 	} else {
-		err = q.readSamples(ctx, w, req, who.limits)
+		err = q.readSamples(ctx, w, who, req)
 	}
 	return q.refineIn(ctx, who.name(), err)
 }
 
 // readSamples collects the whole answer before it writes any of it, so the
 // tenant's limit of samples in memory holds for all queries of the request.
-func (q *Querier) readSamples(ctx context.Context, w http.ResponseWriter, req *prompb.ReadRequest, l *tenant.Limits) error {
+func (q *Querier) readSamples(ctx context.Context, w http.ResponseWriter, who owners, req *prompb.ReadRequest) error {
+	l := who.limits
 	left := l.MaxSamplesPerQuery
 	if left <= 0 {
 		left = math.MaxInt
@@ -85,9 +86,11 @@ func (q *Querier) readSamples(ctx context.Context, w http.ResponseWriter, req *p
 			}
 			return err
 		}
+		before := left
 		for _, ts := range res.Timeseries {
 			left -= len(ts.Samples) + len(ts.Histograms)
 		}
+		divided(who.ids, before-left, func(id tenant.ID, n int) { q.meter.Read(id, 0, n) })
 		resp.Results[i] = res
 	}
 	w.Header().Set("Content-Type", "application/x-protobuf")

@@ -179,6 +179,9 @@ func (s *session[Q]) LabelValues(ctx context.Context, name string, h *storage.La
 		return nil, nil, err
 	}
 	values, warnings, err := src.data.LabelValues(ctx, name, h, narrow(ctx, ms)...)
+	if err == nil {
+		err = s.q.checkNames(src.guard.limits, values)
+	}
 	return values, warnings, s.refine(ctx, src.id, err)
 }
 
@@ -190,6 +193,9 @@ func (s *session[Q]) LabelNames(ctx context.Context, h *storage.LabelHints, ms .
 		return nil, nil, err
 	}
 	names, warnings, err := src.data.LabelNames(ctx, h, narrow(ctx, ms)...)
+	if err == nil {
+		err = s.q.checkNames(src.guard.limits, names)
+	}
 	names = slices.Clone(names)
 	for i, name := range names {
 		names[i] = strings.Clone(name)
@@ -203,7 +209,7 @@ func (s *session[Q]) Close() error {
 	defer s.mu.Unlock()
 	s.closed = true
 	for w := range s.opened { // all of one tenant
-		s.q.meter.Read(w.id, int(s.series.n.Load()))
+		s.q.meter.Read(w.id, int(s.series.n.Load()), int(s.series.samples.Load()))
 		break
 	}
 	var errs []error
@@ -224,7 +230,8 @@ func (s *sampleQuerier) Select(ctx context.Context, sorted bool, h *storage.Sele
 	case src == nil:
 		return storage.EmptySeriesSet()
 	}
-	return &guardedSet{SeriesSet: src.data.Select(ctx, sorted, h, narrow(ctx, ms)...), guard: src.guard}
+	set := src.data.Select(ctx, sorted, h, narrow(ctx, ms)...)
+	return &guardedSet{SeriesSet: set, guard: src.guard, answer: h != nil && h.Func == "series"}
 }
 
 type chunkQuerier struct{ session[storage.ChunkQuerier] }

@@ -44,6 +44,8 @@ func narrowest(whole, other *tenant.Limits) {
 	whole.MaxQueryLength = lesser(whole.MaxQueryLength, other.MaxQueryLength)
 	whole.MaxQueryExpression = lesser(whole.MaxQueryExpression, other.MaxQueryExpression)
 	whole.MaxSamplesPerQuery = lesser(whole.MaxSamplesPerQuery, other.MaxSamplesPerQuery)
+	whole.MaxResponseSize = lesser(whole.MaxResponseSize, other.MaxResponseSize)
+	whole.QueryTimeout = lesser(whole.QueryTimeout, other.QueryTimeout)
 	whole.MaxQueries = lesser(whole.MaxQueries, other.MaxQueries)
 	if whole.MaxSeriesPerQuery > 0 && (other.MaxSeriesPerQuery == 0 || other.MaxSeriesPerQuery > whole.MaxSeriesPerQuery) {
 		whole.MaxSeriesPerQuery = other.MaxSeriesPerQuery
@@ -80,4 +82,15 @@ func (o owners) name() tenant.ID {
 		names = append(names, "...")
 	}
 	return tenant.ID(strings.Join(names, "|"))
+}
+
+// divided calls f with each tenant's part of what was counted of all together.
+func divided(ids []tenant.ID, n int, f func(id tenant.ID, n int)) {
+	for i, id := range ids {
+		part := n / len(ids)
+		if i < n%len(ids) {
+			part++
+		}
+		f(id, part)
+	}
 }

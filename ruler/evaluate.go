@@ -39,6 +39,7 @@ func (g *runner) query(ctx context.Context, expr string, at time.Time) (promql.V
 		}
 	}
 	v, err := rules.EngineQueryFunc(g.r.Engine, g.r.Data)(ctx, expr, at)
+	g.r.Evaluated(g.id)
 	switch {
 	case err == nil:
 		g.r.metrics.evaluations.WithLabelValues("success").Inc()

@@ -90,5 +90,9 @@ func admit(l *tenant.Limits, d *Document, g *Group) error {
 		return wire.Errorf(wire.Invalid, "err-max-rule-groups",
 			"this would be rule group %d of %d (limit max_rule_groups). Delete or join groups, or ask for a higher limit", n, l.MaxRuleGroups)
 	}
+	if l.MinRuleInterval > 0 && g.Interval > 0 && g.Interval < l.MinRuleInterval {
+		return wire.Errorf(wire.Invalid, "err-min-rule-interval",
+			"group %q has the interval %s, the limit is %s (min_rule_evaluation_interval). Evaluate it less often, or ask for a lower limit", g.Name, g.Interval, l.MinRuleInterval)
+	}
 	return nil
 }

@@ -6,7 +6,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/stretchr/testify/require"
 
@@ -57,6 +59,7 @@ func TestConfigAPI(t *testing.T) {
 func TestBadGroups(t *testing.T) {
 	w := newWorld(t)
 	w.limits.MaxRulesPerGroup, w.limits.MaxRuleGroups = 3, 2
+	w.limits.MinRuleInterval = model.Duration(30 * time.Second)
 	w.limits.RuleSourceTenants = "a, gone"
 	w.status.Store(asID("gone"), tenant.Suspended)
 	r := w.start()
@@ -78,6 +81,7 @@ func TestBadGroups(t *testing.T) {
 		{"name: x\nrules: [{record: a, alert: b, expr: up}]", 400, "only one of 'record' and 'alert' must be set"},
 		{"name: x\ninterval: 1ms\nrules: [{record: a, expr: up}]", 400, "the least is 1s"},
 		{"name: x\nrules: [{record: a, expr: up}]\n---\nname: y\n", 400, "more than one YAML document"},
+		{"name: x\ninterval: 29s\nrules: [{record: a, expr: up}]", 400, "has the interval 29s, the limit is 30s (min_rule_evaluation_interval)"},
 		{recording("x", 4), 400, "has 4 rules, the limit is 3"},
 		{strings.Repeat("#", maxBody+1), 413, "larger than"},
 		{"a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nname: x\nrules: []", 400, ""},

@@ -54,6 +54,8 @@ type Parts struct {
 	Limits  func(tenant.ID) *tenant.Limits
 	Status  func(tenant.ID) tenant.Status // rules are evaluated of those that are active
 	Cluster *Cluster                      // nil: there is no other ruler
+
+	Evaluated func(tenant.ID) // counts an evaluation
 }
 
 // Ruler evaluates the groups that are its own. It is a service.
@@ -91,7 +93,7 @@ type tenantRules struct {
 type groupName struct{ namespace, group string }
 
 const (
-	lookTick   = time.Second     // how soon a change of members is noticed
+	lookTick   = time.Second      // how soon a change of members is noticed
 	listTick   = 30 * time.Minute // how late a change is that nobody has told us of
 	retryList  = 10 * time.Second
 	stopGrace  = 15 * time.Second // for evaluations that run when we stop

@@ -214,7 +214,8 @@ func (w *world) setAway(away bool) {
 
 func (w *world) parts() Parts {
 	return Parts{
-		Bucket: w.bucket, Engine: w.engine, Data: w, Parser: parser.NewParser(parser.Options{}),
+		Evaluated: func(tenant.ID) {},
+		Bucket:    w.bucket, Engine: w.engine, Data: w, Parser: parser.NewParser(parser.Options{}),
 		Writes: w, Alerts: w, Limits: func(tenant.ID) *tenant.Limits { return &w.limits },
 		Status: func(id tenant.ID) tenant.Status {
 			if s, ok := w.status.Load(id); ok {

@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -72,13 +73,21 @@ func setLimit(field reflect.Value, raw json.RawMessage) error {
 		field.SetInt(int64(d))
 		return nil
 	}
-	if string(raw) == "null" || json.Unmarshal(raw, field.Addr().Interface()) != nil {
+	value := reflect.New(field.Type()) // not the field: others share what its list lies in
+	if string(raw) == "null" || decodeStrictly(raw, value.Interface()) != nil {
 		return fmt.Errorf("want a %s, got %s", kindName(field.Kind()), raw)
 	}
+	field.Set(value.Elem())
 	if (field.CanInt() && field.Int() < 0) || (field.CanFloat() && field.Float() < 0) {
 		return fmt.Errorf("must not be negative, 0 means no limit")
 	}
 	return nil
+}
+
+func decodeStrictly(raw json.RawMessage, v any) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
 }
 
 func kindName(k reflect.Kind) string {
@@ -89,6 +98,8 @@ func kindName(k reflect.Kind) string {
 		return "text"
 	case reflect.Int:
 		return "whole number"
+	case reflect.Slice:
+		return "list of label sets with limits"
 	default:
 		return "number"
 	}
@@ -112,8 +123,8 @@ func (l *Limits) differing(everyone *Limits) Overrides {
 	o := Overrides{}
 	theirs := maps.Collect(everyone.eachLimit())
 	for name, value := range l.eachLimit() {
-		if value != theirs[name] {
-			o[name], _ = json.Marshal(value) // a number, a boolean or a text
+		if !reflect.DeepEqual(value, theirs[name]) {
+			o[name], _ = json.Marshal(value) // a number, a boolean, a text or a list
 		}
 	}
 	return o

@@ -95,7 +95,11 @@ func (r *Registry) EffectiveLimits(id ID) map[string]EffectiveLimit {
 			plan = p.Limits
 		}
 	}
-	limits, everyone := r.Limits(id), reflect.ValueOf(r.limits.Defaults)
+	limits, everyone := r.Limits(id), r.limits.Defaults
+	isOfAll := func(name string) bool {
+		i := limitFields[name]
+		return reflect.DeepEqual(reflect.ValueOf(*limits).Field(i).Interface(), reflect.ValueOf(everyone).Field(i).Interface())
+	}
 	all := map[string]EffectiveLimit{}
 	for name, value := range limits.eachLimit() {
 		l := EffectiveLimit{Value: value, Source: FromDefaults}
@@ -104,7 +108,7 @@ func (r *Registry) EffectiveLimits(id ID) map[string]EffectiveLimit {
 		}
 		_, overridden := own[name]
 		// A tenant of the configuration has all limits; its own are those that differ.
-		inConfig := own == nil && plan == nil && !reflect.ValueOf(*limits).Field(limitFields[name]).Equal(everyone.Field(limitFields[name]))
+		inConfig := own == nil && plan == nil && !isOfAll(name)
 		if overridden || inConfig {
 			l.Source = FromTenant
 		}

@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -55,4 +56,33 @@ func TestLimitsOf(t *testing.T) {
 	require.Equal(t, 7, c.Of("big").MaxSeries)
 	require.Equal(t, DefaultLimits().MaxSeries, c.Of("other").MaxSeries)
 	require.Zero(t, testing.AllocsPerRun(100, func() { c.Of("other") }))
+}
+
+// Limits of label sets are a list: one that is overridden leaves the others'
+// alone, and one that cannot be is refused with its place.
+func TestLimitsOfLabelSets(t *testing.T) {
+	for text, want := range map[string]string{
+		`[{"label_set": {"team": "a"}, "limits": {"max_series": 10}}]`: "",
+		`[]`: "",
+		`[{"label_set": {}, "limits": {"max_series": 10}}]`:                                                                      "limits_per_label_set[0].label_set: want at least one label",
+		`[{"label_set": {"team": "a"}, "limits": {}}]`:                                                                           "limits_per_label_set[0].limits.max_series: want a number above 0, got 0",
+		`[{"label_set": {"team": "a"}, "limits": {"max_series": 1}}, {"label_set": {"team": "a"}, "limits": {"max_series": 2}}]`: `limits_per_label_set[1].label_set: {team="a"} is there twice`,
+		`[{"label_set": {"team": "a"}, "limits": {"max_serie": 1}}]`:                                                             "want a list of label sets with limits",
+		`7`:    "want a list of label sets with limits",
+		`null`: "want a list of label sets with limits",
+		"[" + strings.Repeat(`{"label_set": {"a": "b"}, "limits": {"max_series": 1}},`, 100) + `{"label_set": {"a": "b"}, "limits": {"max_series": 1}}]`: "want at most 100 label sets, got 101",
+	} {
+		err := Overrides{"limits_per_label_set": json.RawMessage(text)}.Validate()
+		if want == "" {
+			require.NoError(t, err, text)
+			continue
+		}
+		require.ErrorContains(t, err, want, text)
+	}
+	everyone := DefaultLimits()
+	everyone.LabelSets = []LabelSet{{map[string]string{"team": "a"}, LabelSetLimits{1}}, {map[string]string{"team": "b"}, LabelSetLimits{2}}}
+	own := everyone
+	require.NoError(t, Overrides{"limits_per_label_set": json.RawMessage(`[{"label_set": {"team": "c"}, "limits": {"max_series": 10}}]`)}.apply(&own))
+	require.Equal(t, `{team="a"}`, everyone.LabelSets[0].String())
+	require.Equal(t, []LabelSet{{map[string]string{"team": "c"}, LabelSetLimits{10}}}, own.LabelSets)
 }

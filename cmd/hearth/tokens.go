@@ -145,7 +145,7 @@ func usageShow(c *caller, args []string) error {
 	if err != nil {
 		return err
 	}
-	return c.lazyTable("HOUR TENANT SAMPLES REFUSED BYTES SERIES QUERIES SERIES-READ", func(row func(...any)) error {
+	return c.lazyTable("HOUR TENANT SAMPLES REFUSED BYTES SERIES QUERIES SERIES-READ SAMPLES-READ BYTES-READ EVALUATIONS NOTIFICATIONS BYTES-STORED", func(row func(...any)) error {
 		var u admin.UsageAnswer
 		_, err := c.call(http.MethodGet, "/admin/v1/usage?"+q.Encode(), nil, &u)
 		for _, h := range u.Hours {
@@ -153,7 +153,8 @@ func usageShow(c *caller, args []string) error {
 			for _, n := range h.SamplesRefused {
 				refused += n
 			}
-			row(h.Hour, h.Tenant, h.SamplesStored, refused, h.BytesReceived, h.SeriesPeak, h.Queries, h.SeriesRead)
+			row(h.Hour, h.Tenant, h.SamplesStored, refused, h.BytesReceived, h.SeriesPeak, h.Queries, h.SeriesRead,
+				h.SamplesRead, h.BytesRead, h.RuleEvaluations, h.Notifications, h.BytesStored)
 		}
 		return err
 	})

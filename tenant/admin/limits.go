@@ -65,9 +65,12 @@ func (a *API) userLimits(r *http.Request) (answer, error) {
 	}
 	l := a.registry.Limits(id)
 	return answer{body: UserLimits{
+		RequestRate: l.RequestRate, RequestBurst: l.RequestBurst,
 		IngestionRate: l.IngestionRate, IngestionBurst: l.IngestionBurst,
-		MaxGlobalSeries: l.MaxSeries, MaxGlobalMetadata: l.MaxMetadata,
+		MaxGlobalSeries: l.MaxSeries, MaxGlobalSeriesPerMetric: l.MaxSeriesPerMetric, MaxGlobalMetadata: l.MaxMetadata,
 		MaxFetchedSeries: l.MaxSeriesPerQuery, MaxFetchedChunkBytes: l.MaxChunkBytes,
+		RulerMaxRulesPerRuleGroup: l.MaxRulesPerGroup, RulerMaxRuleGroups: l.MaxRuleGroups,
+		BlocksRetention: int64(l.Retention),
 	}}, nil
 }
 
@@ -77,6 +80,7 @@ type UserStats struct {
 	NumSeries         int     `json:"numSeries"`
 	APIIngestionRate  float64 `json:"APIIngestionRate"`
 	RuleIngestionRate float64 `json:"RuleIngestionRate"`
+	ActiveSeries      int     `json:"activeSeries"`
 }
 
 func (a *API) userStats(r *http.Request) (answer, error) {
@@ -85,7 +89,7 @@ func (a *API) userStats(r *http.Request) (answer, error) {
 		return answer{}, err
 	}
 	s, err := a.meter.Stats(r.Context(), id)
-	return answer{body: UserStats{IngestionRate: s.SamplesPerSecond, NumSeries: int(s.ActiveSeries), APIIngestionRate: s.SamplesPerSecond}}, err
+	return answer{body: UserStats{IngestionRate: s.SamplesPerSecond, NumSeries: int(s.ActiveSeries), ActiveSeries: int(s.ActiveSeries), APIIngestionRate: s.SamplesPerSecond}}, err
 }
 
 // AuditAnswer is who has changed what, newest first.

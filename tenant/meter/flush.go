@@ -64,6 +64,8 @@ func (m *Meter) observe(period time.Duration) {
 			})
 		})
 	}
+	m.observeSets()
+	m.observeBlocks()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, h := range m.hours {
@@ -72,6 +74,43 @@ func (m *Meter) observe(period time.Duration) {
 			r.before = r.SamplesStored
 		}
 	}
+}
+
+// observeSets notes how many series there are of label sets with a limit.
+func (m *Meter) observeSets() {
+	if m.o.LabelSets == nil {
+		return
+	}
+	m.o.LabelSets(func(id tenant.ID, set string, series int) {
+		m.of(id, func(r *record) {
+			if r.ByLabelSet == nil {
+				r.ByLabelSet = map[string]float64{}
+			}
+			r.ByLabelSet[set] = float64(series) / float64(max(1, m.o.Replicas))
+		})
+	})
+}
+
+// observeBlocks notes what is stored, in hours in which nothing else may happen.
+func (m *Meter) observeBlocks() {
+	m.mu.Lock()
+	holds := maps.Clone(m.holds)
+	m.mu.Unlock()
+	at := m.now().UTC().Truncate(time.Hour)
+	for id, bytes := range holds {
+		if !m.knows(at, id, bytes) {
+			m.of(id, func(r *record) { r.BytesStored = bytes })
+		}
+	}
+}
+
+// knows says whether that is in the hour's record already: what does not change
+// needs no writing.
+func (m *Meter) knows(at time.Time, id tenant.ID, bytes int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := m.hours[at]
+	return h != nil && h.tenants[id] != nil && h.tenants[id].BytesStored == bytes
 }
 
 // Flush stores what was counted since the last time.

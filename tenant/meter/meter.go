@@ -32,6 +32,12 @@ type Usage struct {
 	SeriesPeak     float64          `json:"active_series_peak"`
 	Queries        int64            `json:"queries"`
 	SeriesRead     int64            `json:"series_read"`
+
+	SamplesRead     int64 `json:"samples_read"` // by queries and rules
+	BytesRead       int64 `json:"bytes_read"`   // of answers to queries, as they were sent
+	RuleEvaluations int64 `json:"rule_evaluations"`
+	Notifications   int64 `json:"notifications"` // that a receiver has taken
+	BytesStored     int64 `json:"bytes_stored"`  // in blocks of the tenant's own, when they were last looked at
 }
 
 // Refusal is one request of which something was refused.
@@ -46,6 +52,9 @@ type Refusal struct {
 type Stats struct {
 	SamplesPerSecond float64 `json:"samples_per_second"`
 	ActiveSeries     float64 `json:"active_series"`
+
+	// ByLabelSet are the active series of each label set that has a limit.
+	ByLabelSet map[string]float64 `json:"series_by_label_set,omitempty"`
 }
 
 // keptRefusals is how many refusals of a tenant are kept for each hour and
@@ -71,6 +80,9 @@ type Options struct {
 	// Series yields the active series of each tenant that the ingester of this
 	// process has; nil where there is none.
 	Series func(yield func(id tenant.ID, series int))
+
+	// LabelSets yields those of each label set that has a limit; nil as above.
+	LabelSets func(yield func(id tenant.ID, set string, series int))
 }
 
 // Meter counts. It is a service: while it runs it stores what it has counted.
@@ -88,6 +100,7 @@ type Meter struct {
 
 	mu    sync.Mutex
 	hours map[time.Time]*hour // the present one, and those that are not stored yet
+	holds map[tenant.ID]int64 // bytes of tenants' own blocks
 }
 
 type hour struct {
@@ -99,7 +112,7 @@ type hour struct {
 // New makes a meter that starts from nothing.
 func New(o Options, logger *slog.Logger, reg prometheus.Registerer) *Meter {
 	m := &Meter{
-		o: o, logger: logger, now: time.Now, hours: map[time.Time]*hour{},
+		o: o, logger: logger, now: time.Now, hours: map[time.Time]*hour{}, holds: map[tenant.ID]int64{},
 		failures: promauto.With(reg).NewCounter(prometheus.CounterOpts{
 			Name: "hearth_meter_store_failures_total",
 			Help: "Attempts to store the usage of tenants that failed. They are repeated.",
@@ -161,7 +174,35 @@ func (m *Meter) Refused(id tenant.ID, first *wire.UserError, counts []wire.Refus
 // Queried counts a query.
 func (m *Meter) Queried(id tenant.ID) { m.of(id, func(r *record) { r.Queries++ }) }
 
-// Read counts series that queries have read.
-func (m *Meter) Read(id tenant.ID, series int) {
-	m.of(id, func(r *record) { r.SeriesRead += int64(series) })
+// Read counts what queries and rules have read.
+func (m *Meter) Read(id tenant.ID, series, samples int) {
+	if series+samples == 0 {
+		return
+	}
+	m.of(id, func(r *record) {
+		r.SeriesRead += int64(series)
+		r.SamplesRead += int64(samples)
+	})
+}
+
+// Answered counts the bytes of an answer.
+func (m *Meter) Answered(id tenant.ID, bytes int) {
+	m.of(id, func(r *record) { r.BytesRead += int64(bytes) })
+}
+
+// Evaluated counts an evaluation of a rule.
+func (m *Meter) Evaluated(id tenant.ID) { m.of(id, func(r *record) { r.RuleEvaluations++ }) }
+
+// Notified counts a notification.
+func (m *Meter) Notified(id tenant.ID) { m.of(id, func(r *record) { r.Notifications++ }) }
+
+// Holds says how many bytes a tenant's own blocks have. That is so for all
+// hours from now on, until somebody says something else.
+func (m *Meter) Holds(id tenant.ID, bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.holds[id] = bytes
+	if bytes == 0 {
+		delete(m.holds, id)
+	}
 }

@@ -72,12 +72,20 @@ func TestUsageAddsUp(t *testing.T) {
 				m.Stored(id, n, 2*n)
 				refuse(m, id, "err-x", n%7)
 				m.Queried(id)
-				m.Read(id, 3)
+				m.Read(id, 3, 0)
+				m.Read(id, 0, n)
+				m.Answered(id, 3*n)
+				m.Evaluated(id)
+				m.Notified(id)
 				sent[string(id)+" samples"] += int64(n)
 				sent[string(id)+" bytes"] += int64(2 * n)
 				sent[string(id)+" refused"] += int64(n % 7)
 				sent[string(id)+" queries"]++
 				sent[string(id)+" series"] += 3
+				sent[string(id)+" samples read"] += int64(n)
+				sent[string(id)+" bytes read"] += int64(3 * n)
+				sent[string(id)+" evaluations"]++
+				sent[string(id)+" notifications"]++
 				time.Sleep(time.Duration(rnd.IntN(120)) * time.Second) // of the bubble
 			}
 			require.NoError(t, services.StopAndAwaitTerminated(context.Background(), m))
@@ -92,6 +100,10 @@ func TestUsageAddsUp(t *testing.T) {
 			got[string(h.Tenant)+" refused"] += h.SamplesRefused["err-x"]
 			got[string(h.Tenant)+" queries"] += h.Queries
 			got[string(h.Tenant)+" series"] += h.SeriesRead
+			got[string(h.Tenant)+" samples read"] += h.SamplesRead
+			got[string(h.Tenant)+" bytes read"] += h.BytesRead
+			got[string(h.Tenant)+" evaluations"] += h.RuleEvaluations
+			got[string(h.Tenant)+" notifications"] += h.Notifications
 		}
 		require.Equal(t, sent, got)
 		require.Greater(t, len(hours), 10)
@@ -190,5 +202,50 @@ func TestLastRefusalsAreShownNewestFirst(t *testing.T) {
 		require.Len(t, last, keptRefusals+1)
 		require.Equal(t, "err-elsewhere", last[0].ID)
 		require.Equal(t, "err-29", last[1].ID)
+	})
+}
+
+// What blocks hold is in every hour, also where nothing else happens, and two
+// compactors that have looked at the same blocks do not double it.
+func TestStoredBytesStayFromHourToHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBucket(t)
+		began := time.Now()
+		one, two := newMeter(b, "one", nil), newMeter(b, "two", nil)
+		for _, m := range []*Meter{one, two} {
+			require.NoError(t, services.StartAndAwaitRunning(context.Background(), m))
+			m.Holds("a", 1000)
+			m.Holds("gone", 5)
+			m.Holds("gone", 0)
+		}
+		time.Sleep(3*time.Hour - time.Second)
+		for _, m := range []*Meter{one, two} {
+			require.NoError(t, services.StopAndAwaitTerminated(context.Background(), m))
+		}
+		hours, err := newMeter(b, "reader", nil).Usage(t.Context(), "", began, time.Now())
+		require.NoError(t, err)
+		require.Len(t, hours, 3)
+		for _, h := range hours {
+			require.Equal(t, tenant.ID("a"), h.Tenant)
+			require.Equal(t, int64(1000), h.BytesStored)
+		}
+		require.LessOrEqual(t, b.puts.Load(), int32(2*3), "once an hour, as nothing else happens")
+	})
+}
+
+// Series of a label set with a limit are those of all ingesters together.
+func TestSeriesOfLabelSets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBucket(t)
+		for _, name := range []string{"one", "two"} {
+			m := New(Options{Bucket: b, Instance: name, Replicas: 2, LabelSets: func(yield func(tenant.ID, string, int)) {
+				yield("a", `{team="x"}`, 10)
+			}}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+			m.observe(time.Minute)
+			require.NoError(t, m.Flush(t.Context()))
+		}
+		s, err := newMeter(b, "reader", nil).Stats(t.Context(), "a")
+		require.NoError(t, err)
+		require.Equal(t, map[string]float64{`{team="x"}`: 10}, s.ByLabelSet)
 	})
 }

@@ -131,8 +131,19 @@ func (r *record) add(o *record) {
 	r.SeriesPeak += o.SeriesPeak // each ingester has its part
 	r.Queries += o.Queries
 	r.SeriesRead += o.SeriesRead
+	r.SamplesRead += o.SamplesRead
+	r.BytesRead += o.BytesRead
+	r.RuleEvaluations += o.RuleEvaluations
+	r.Notifications += o.Notifications
+	r.BytesStored = max(r.BytesStored, o.BytesStored) // several may have looked at the same
 	r.SamplesPerSecond += o.SamplesPerSecond
 	r.ActiveSeries += o.ActiveSeries
+	for set, n := range o.ByLabelSet {
+		if r.ByLabelSet == nil {
+			r.ByLabelSet = map[string]float64{}
+		}
+		r.ByLabelSet[set] += n
+	}
 	for id, n := range o.SamplesRefused {
 		if r.SamplesRefused == nil {
 			r.SamplesRefused = map[string]int64{}

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/golang/snappy"
+)
+
+const (
+	quietTenant = "bench" // that of the load
+	noisyTenant = "noisy"
+
+	writePause = 100 * time.Millisecond // of the quiet tenant
+	queryPause = 250 * time.Millisecond
+	phases     = 5 // of each kind, in turn
+)
+
+// noisyLimits are a hundredth of what the noisy tenant sends.
+const noisyLimits = `{"id": "noisy", "limits": {
+	"ingestion_rate": 5000, "ingestion_burst_size": 20000, "request_rate": 50, "request_burst_size": 100,
+	"max_series": 20000, "max_concurrent_queries": 4}}`
+
+// runNeighbours measures what a tenant notices of another one that is far above
+// all of its limits: latencies alone, and beside the noise, in turns, so that
+// whatever else the machine does is in both.
+func runNeighbours(ctx context.Context, b *Bench) error {
+	spec := b.spec(b.scaled(2000, 200), 60)
+	spec.PerRequest = 500
+	return b.each(ctx, part{"neighbours", spec, limitsByAPI, neighboursTrial})
+}
+
+func limitsByAPI(t *Target) bool { return t.Multi && t.Name == "hearth" }
+
+// latencies are those of the quiet tenant.
+type latencies struct{ writes, queries []time.Duration }
+
+func neighboursTrial(ctx context.Context, t *trial) error {
+	if _, err := t.send(ctx); err != nil {
+		return err
+	}
+	if err := t.fillNoisy(ctx); err != nil {
+		return err
+	}
+	length := time.Duration(t.scaled(10, 1)) * time.Second
+	var alone, beside latencies
+	stopPeak := watchPeak(t.PID)
+	for range phases {
+		if err := t.quiet(ctx, length, &alone); err != nil {
+			return err
+		}
+		hush, err := startNoise(ctx, t.URL)
+		if err != nil {
+			return err
+		}
+		err = t.quiet(ctx, length, &beside)
+		if err := errors.Join(err, hush()); err != nil {
+			return err
+		}
+	}
+	t.compare("write", alone.writes, beside.writes)
+	t.compare("query", alone.queries, beside.queries)
+	t.detail("peak RAM", "MiB", stopPeak()/(1<<20))
+	return nil
+}
+
+// fillNoisy makes the noisy tenant, with data to ask for that it has sent when
+// it was still within its limits.
+func (t *trial) fillNoisy(ctx context.Context) error {
+	spec := t.load.Spec
+	spec.Name, spec.Series, spec.Samples, spec.PerRequest = noisyTenant, t.scaled(10_000, 500), 60, 2000
+	dir, err := os.MkdirTemp(t.Work, "noisy-")
+	if err != nil {
+		return err
+	}
+	load, err := Prepare(ctx, spec, dir)
+	if err != nil {
+		return err
+	}
+	filler := *t
+	filler.load = load
+	if _, err := filler.send(ctx); err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.URL+"/admin/v1/tenants", strings.NewReader(noisyLimits))
+	if err != nil {
+		return err
+	}
+	res, err := t.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusCreated {
+		text, _ := io.ReadAll(io.LimitReader(res.Body, 500))
+		return fmt.Errorf("limit the noisy tenant: %s: %s", res.Status, text)
+	}
+	return os.RemoveAll(dir)
+}
+
+// startNoise starts the noise, which hush ends.
+func startNoise(ctx context.Context, base string) (hush func() error, err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, exe)
+	cmd.Env = append(os.Environ(), noiseURL+"="+base)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it says that it is there
+		return nil, errors.Join(err, in.Close(), cmd.Wait())
+	}
+	return func() error { return errors.Join(in.Close(), cmd.Wait()) }, nil
+}
+
+// quiet writes and asks as the quiet tenant, at a pace that does not follow the
+// answers, and adds how long each took.
+func (t *trial) quiet(ctx context.Context, length time.Duration, to *latencies) error {
+	all := population(0, 0, t.load.Series)
+	var bodies []*body
+	for from := 0; from < len(all); from += t.load.PerRequest {
+		bodies = append(bodies, encodeV1(all[from:min(len(all), from+t.load.PerRequest)]))
+	}
+	write := func(n int) error {
+		b := bodies[n%len(bodies)]
+		now := time.Now().UnixMilli()
+		for i := range b.at {
+			b.set(i, float64(n), now)
+		}
+		return t.post(ctx, t.Push, "application/x-protobuf", snappy.Encode(nil, b.raw))
+	}
+	ask := func(int) error {
+		form := url.Values{"query": {quantileQuery}}
+		return t.post(ctx, t.Query+"/api/v1/query", "application/x-www-form-urlencoded", []byte(form.Encode()))
+	}
+	var wrote, asked []time.Duration
+	var errs [2]error
+	var wg sync.WaitGroup
+	wg.Go(func() { wrote, errs[0] = paced(length, writePause, write) })
+	wg.Go(func() { asked, errs[1] = paced(length, queryPause, ask) })
+	wg.Wait()
+	to.writes, to.queries = append(to.writes, wrote...), append(to.queries, asked...)
+	return errors.Join(errs[:]...)
+}
+
+// paced calls f after every pause, whether those before have ended or not, and
+// returns how long each took.
+func paced(length, pause time.Duration, f func(n int) error) ([]time.Duration, error) {
+	took := make([]time.Duration, max(1, int(length/pause)))
+	errs := make([]error, len(took))
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	var wg sync.WaitGroup
+	for n := range took {
+		<-tick.C
+		wg.Go(func() {
+			began := time.Now()
+			errs[n] = f(n)
+			took[n] = time.Since(began)
+		})
+	}
+	wg.Wait()
+	return took, errors.Join(errs...)
+}
+
+func (t *trial) post(ctx context.Context, to, contentType string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("X-Scope-OrgID", quietTenant)
+	req.Header.Set("Content-Type", contentType)
+	res, err := t.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode/100 != 2 {
+		err = fmt.Errorf("the quiet tenant got %s: %.300s", res.Status, text)
+	}
+	return err
+}
+
+// compare adds how much longer the slowest hundredth takes beside the noise.
+func (t *trial) compare(what string, alone, beside []time.Duration) {
+	slices.Sort(alone)
+	slices.Sort(beside)
+	ms := func(d time.Duration) float64 { return d.Seconds() * 1e3 }
+	one, two := quantile(alone, 0.99), quantile(beside, 0.99)
+	t.add("p99 of a "+what+" beside noise, as a multiple of that alone", "", two.Seconds()/one.Seconds())
+	t.detail("p99 of a "+what+" alone", "ms", ms(one))
+	t.detail("p99 of a "+what+" beside noise", "ms", ms(two))
+	t.detail("median of a "+what+" alone", "ms", ms(quantile(alone, 0.5)))
+	t.detail("median of a "+what+" beside noise", "ms", ms(quantile(beside, 0.5)))
+}

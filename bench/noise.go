@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/golang/snappy"
+)
+
+// noiseURL in the environment makes this program the noisy neighbour of the
+// server at that URL, until its standard input ends. It is a process of its own
+// and less urgent than the server: in life it has its own machine.
+const noiseURL = "HEARTH_BENCH_NOISE"
+
+const (
+	noisyWriters     = 32
+	noisyQueries     = 32
+	noisyConnections = 2000
+)
+
+// expensive are queries of all that the noisy tenant has.
+var expensive = []string{
+	`sum by (pod) (rate({__name__=~".+"}[10m]))`,
+	`topk(100, {__name__=~".+"} * on (pod, namespace) group_left () max by (pod, namespace) ({__name__=~".+"}))`,
+	`count(count by (pod, path, le) ({__name__=~".+",pod=~".*a.*|.*b.*|.*c.*"}))`,
+}
+
+// makeNoise writes, asks and connects as fast as it can. It does not wait where
+// it is told to.
+func makeNoise(ctx context.Context, base string) {
+	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 10) // then it is more of a neighbour than it has to be
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: noisyWriters + noisyQueries}, Timeout: time.Minute}
+	var wg sync.WaitGroup
+	begin := make(chan struct{})
+	var ready sync.WaitGroup
+	ready.Add(noisyWriters)
+	for i := range noisyWriters {
+		wg.Go(func() {
+			w := newNoisyWriter(i)
+			ready.Done()
+			<-begin
+			w.write(ctx, client, base)
+		})
+	}
+	ready.Wait()
+	fmt.Println("ready")
+	close(begin)
+	for i := range noisyQueries {
+		wg.Go(func() {
+			form := url.Values{
+				"query": {expensive[i%len(expensive)]}, "step": {"5"},
+				"start": {unix(time.Now().Add(-30 * time.Minute))}, "end": {unix(time.Now())},
+			}
+			for ctx.Err() == nil {
+				noisyPost(ctx, client, base+"/prometheus/api/v1/query_range", "application/x-www-form-urlencoded", []byte(form.Encode()))
+			}
+		})
+	}
+	wg.Go(func() { noisyConnects(ctx, base) })
+	wg.Wait()
+}
+
+// noisyWriter sends series over and over.
+type noisyWriter struct{ bodies []*body }
+
+// newNoisyWriter prepares what it sends: series that are there, some with a
+// label that is far too long, and some that are new each time it starts.
+func newNoisyWriter(sender int) *noisyWriter {
+	huge := population(1, 0, 200)
+	for i := range huge {
+		huge[i].labels = append(huge[i].labels, label{name: "zz_huge", value: strings.Repeat("x", 64<<10)})
+	}
+	fresh := population(1, 0, 2000)
+	for i := range fresh {
+		fresh[i].labels = append(fresh[i].labels, label{name: "zz_run", value: fmt.Sprint(sender, time.Now().UnixNano())})
+	}
+	fine := encodeV1(population(1, 0, 2000))
+	return &noisyWriter{[]*body{fine, fine, encodeV1(huge), encodeV1(fresh)}}
+}
+
+func (w *noisyWriter) write(ctx context.Context, client *http.Client, base string) {
+	for n := 0; ctx.Err() == nil; n++ {
+		b := w.bodies[n%len(w.bodies)]
+		now := time.Now().UnixMilli()
+		for i := range b.at {
+			b.set(i, float64(n), now)
+		}
+		noisyPost(ctx, client, base+"/api/v1/push", "application/x-protobuf", snappy.Encode(nil, b.raw))
+	}
+}
+
+func noisyPost(ctx context.Context, client *http.Client, to, contentType string, body []byte) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
+	if err != nil {
+		return
+	}
+	req.Header.Set("X-Scope-OrgID", noisyTenant)
+	req.Header.Set("Content-Type", contentType)
+	res, err := client.Do(req)
+	if err != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, res.Body) // whatever it is
+	_ = res.Body.Close()
+}
+
+// noisyConnects opens connections, sends half a request on each, and opens them
+// again where they are closed.
+func noisyConnects(ctx context.Context, base string) {
+	addr := strings.TrimPrefix(base, "http://")
+	all := make([]net.Conn, noisyConnections)
+	defer func() {
+		for _, c := range all {
+			if c != nil {
+				_ = c.Close()
+			}
+		}
+	}()
+	half := fmt.Sprintf("POST /api/v1/push HTTP/1.1\r\nHost: h\r\nX-Scope-OrgID: %s\r\nContent-Length: 1000000\r\n\r\n", noisyTenant)
+	for n := 0; ctx.Err() == nil; n = (n + 1) % len(all) {
+		if all[n] == nil {
+			var d net.Dialer
+			c, err := d.DialContext(ctx, "tcp", addr)
+			if err != nil {
+				continue
+			}
+			_, _ = c.Write([]byte(half)) // what is refused is refused
+			all[n] = c
+		} else if _, err := all[n].Write([]byte("x")); err != nil {
+			_ = all[n].Close()
+			all[n] = nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// noiseMain is main of the noisy neighbour.
+func noiseMain(base string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // until whoever has started this is through
+		cancel()
+	}()
+	makeNoise(ctx, base)
+}

@@ -1,0 +1,140 @@
+package querier
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hearth-metrics/hearth/tenant"
+)
+
+// A tenant with more slow queries than there are slots leaves one slot free;
+// once another tenant asks it shrinks to its share, and has all again when the
+// other has been silent for long.
+func TestATenantLeavesRoomForOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(8) // of four processors
+		runs := make(chan string, 100)
+		var ends []func()
+		running := 0
+		step := func() { // what has begun
+			synctest.Wait()
+			running += len(runs)
+			for len(runs) > 0 {
+				<-runs
+			}
+		}
+		for i := range 20 {
+			end, _ := enter(q, t.Context(), "greedy", 20, runs, fmt.Sprint(i))
+			ends = append(ends, end)
+			step()
+		}
+		require.Equal(t, 7, running, "all but one slot")
+		time.Sleep(time.Second) // they are slow
+		endOne := func() {
+			ends[0]()
+			ends = ends[1:]
+			running--
+			step()
+		}
+		askAsOther := func() {
+			_, release, err := q.acquire(t.Context(), "quiet", 20)
+			require.NoError(t, err)
+			release()
+		}
+		begun := time.Now()
+		askAsOther()
+		require.Equal(t, begun, time.Now(), "it does not wait")
+		for range 6 {
+			endOne()
+		}
+		require.Equal(t, 3, running, "of four processors one is free")
+		for range 3 {
+			time.Sleep(alone - time.Second)
+			askAsOther()
+			endOne()
+			require.Equal(t, 3, running)
+		}
+		// The other one is not held to that: it has asked for little.
+		var releases []func()
+		for range 4 {
+			_, release, err := q.acquire(t.Context(), "quiet", 20)
+			require.NoError(t, err)
+			releases = append(releases, release)
+		}
+		for _, release := range releases {
+			release()
+		}
+		time.Sleep(alone)
+		endOne()
+		require.Equal(t, 7, running)
+		for len(ends) > 0 {
+			endOne()
+		}
+		require.Empty(t, q.lines)
+		require.Empty(t, q.turns)
+	})
+}
+
+// Who asks has no other if he is the only one, however often he asks.
+func TestOthersAreOthers(t *testing.T) {
+	var r recently
+	now := time.Now()
+	require.False(t, r.others("a", now))
+	for range 3 {
+		r.note("a", now)
+	}
+	require.False(t, r.others("a", now))
+	require.True(t, r.others("b", now))
+	r.note("b", now.Add(time.Second))
+	r.note("b", now.Add(2*time.Second))
+	require.True(t, r.others("a", now.Add(2*time.Second)))
+	require.True(t, r.others("b", now.Add(2*time.Second)))
+	require.False(t, r.others("b", now.Add(alone)))
+	require.True(t, r.others("a", now.Add(alone)))
+}
+
+// Who has run the most of late is found without looking at all: a plain sum of
+// weighted times says the same.
+func TestSpentOfLate(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	type run struct {
+		id tenant.ID
+		d  time.Duration
+		at time.Time
+	}
+	var (
+		s   spent
+		all []run
+		now = time.Now()
+	)
+	for range 2000 {
+		now = now.Add(time.Duration(rnd.IntN(10_000)) * time.Millisecond)
+		r := run{tenant.ID(fmt.Sprint(rnd.IntN(5))), time.Duration(rnd.IntN(60_000)) * time.Millisecond, now}
+		all = append(all, r)
+		s.add(r.id, r.d, now)
+		sums := map[tenant.ID]float64{}
+		for _, r := range all[max(0, len(all)-300):] {
+			sums[r.id] += r.d.Seconds() * math.Exp2(-now.Sub(r.at).Minutes())
+		}
+		most := s.most
+		for id, sum := range sums {
+			require.LessOrEqual(t, sum, sums[most]*1.0001, "%s has spent more than %s", id, most)
+		}
+		require.True(t, s.isMost(most, 0, now))
+		require.True(t, s.isMost("new", time.Hour, now))
+		require.False(t, s.isMost("new", 0, now))
+	}
+	var none spent
+	require.True(t, none.isMost("x", time.Second, now))
+	require.False(t, none.isMost("x", 0, now))
+	s.add("x", time.Second, now.Add(time.Hour))
+	require.Equal(t, tenant.ID("x"), s.most)
+	require.Len(t, s.byTenant, 1, "the others are forgotten")
+}
