@@ -301,7 +301,9 @@ func TestStartWithoutBucket(t *testing.T) {
 		require.NotContains(t, text, buckettest.SecretAccessKey, what)
 	}
 	require.Contains(t, h.log(), "list of blocks cannot be read, will retry")
-	require.Positive(t, h.metric(`hearth_bucket_requests_total{operation="get",outcome="error"}`))
+	_, metrics, err := h.get("/metrics")
+	require.NoError(t, err)
+	require.Regexp(t, `hearth_bucket_requests_total\{component="\w+",operation="get",outcome="error"\} [1-9]`, metrics)
 	require.Positive(t, h.metric(`hearth_ingester_ship_failures_total`))
 	h.kill()
 	h.start()
