@@ -21,7 +21,10 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// dskit's gossip does not wait for connections that others still hold open.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/grafana/dskit/kv/memberlist.(*TCPTransport).handleConnection"))
+}
 
 // testConfig listens on free ports and keeps its data in a folder of the test.
 func testConfig(t *testing.T) Config {

@@ -25,7 +25,10 @@ import (
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// dskit's gossip does not wait for connections that others still hold open.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/grafana/dskit/kv/memberlist.(*TCPTransport).handleConnection"))
+}
 
 // recorder keeps what reaches it as text, for a request's memory is on loan.
 type recorder struct {
