@@ -304,8 +304,9 @@ func (m *villager) start() {
 	m.am.RegisterRoutes(m.routes, m.routes)
 	rul, err := ruler.New(cfg.Ruler, ruler.Parts{
 		Bucket: m.bucket("ruler"), Engine: m.quer.Engine(), Data: m.quer.Queryable(), Parser: m.quer.Parser(), Writes: unwritten{}, Limits: limits,
-		Status:  func(tenant.ID) tenant.Status { return tenant.Active },
-		Cluster: &ruler.Cluster{Self: m.id, Rulers: m.v.Members, Changes: m.v.news, Call: nil, Logger: discard()},
+		Status:    func(tenant.ID) tenant.Status { return tenant.Active },
+		Evaluated: count.Evaluated,
+		Cluster:   &ruler.Cluster{Self: m.id, Rulers: m.v.Members, Changes: m.v.news, Call: nil, Logger: discard()},
 	}, discard(), reg)
 	add(rul, err)
 	rul.RegisterRoutes(m.routes, m.routes)
