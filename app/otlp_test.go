@@ -34,7 +34,7 @@ func TestOpenTelemetryExports(t *testing.T) {
 		reader := sdk.NewPeriodicReader(e)
 		p := sdk.NewMeterProvider(sdk.WithReader(reader), sdk.WithResource(resource.NewSchemaless(attribute.String("service.name", "shop"), attribute.String("deployment.environment", "prod"))),
 			sdk.WithView(sdk.NewView(sdk.Instrument{Name: "size"}, sdk.Stream{Aggregation: sdk.AggregationBase2ExponentialHistogram{MaxSize: 160, MaxScale: 20}})))
-		defer p.Shutdown(context.WithoutCancel(t.Context())) //nolint:errcheck // it exports once more
+		defer p.Shutdown(context.WithoutCancel(t.Context())) // it exports once more
 		m := p.Meter("test")
 		orders, err := m.Int64Counter("orders")
 		require.NoError(t, err)

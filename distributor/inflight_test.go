@@ -104,11 +104,11 @@ func TestNoTenantHasAllOfTheMemory(t *testing.T) {
 	require.Empty(t, f.byTenant)
 
 	greedy := f.hold("greedy")
-	for greedy.take(10) == nil { //nolint:revive // until it gets no more
+	for greedy.take(10) == nil { // until it gets no more
 	}
 	require.Equal(t, int64(most/2), greedy.bytes)
 	second := f.hold("second")
-	for second.take(10) == nil { //nolint:revive // the same
+	for second.take(10) == nil {
 	}
 	require.Equal(t, int64(most/4), second.bytes, "half of what the first has left")
 	quiet := f.hold("quiet")

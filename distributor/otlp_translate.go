@@ -110,7 +110,7 @@ func leaves(err error) []error {
 
 // Append implements storage.AppenderV2. One data point may be many series, each
 // with all labels: what is made of a request is held to the size of one.
-func (t *translation) Append(_ storage.SeriesRef, ls labels.Labels, _, at int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AOptions) (storage.SeriesRef, error) {
+func (t *translation) Append(_ storage.SeriesRef, ls labels.Labels, _, at int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AOptions) (storage.SeriesRef, error) { //nolint:revive // the interface has them
 	if t.err != nil {
 		return 0, t.err
 	}

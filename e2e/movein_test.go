@@ -192,7 +192,7 @@ func TestBucketsOfOthers(t *testing.T) {
 	sameAnswers(t, h, "flat", p, start, end, exprs...)
 	runTool(t, program(t), "blocks", "copy", "-set", "bucket.filesystem.dir="+thanos, "-root", "-to-set", "data_dir="+h.dir, "-to-tenant", "labelled", "-external-labels", "add")
 	sameAnswers(t, h, "labelled", p, start, end, `sum by (job, instance) (up)`, `count by (__name__) ({job="self"})`)
-	require.Equal(t, len(p.instant("", `{job="self"}`, end).text()), len(h.instant("labelled", `{job="self",cluster="eu",replica="r0"}`, end).text()))
+	require.Len(t, h.instant("labelled", `{job="self",cluster="eu",replica="r0"}`, end).text(), len(p.instant("", `{job="self"}`, end).text()))
 	for _, tenant := range []string{"bare", "cortex", "behind", "flat", "labelled"} {
 		require.Contains(t, runTool(t, program(t), "blocks", "verify", "-set", "data_dir="+h.dir, "-tenant", tenant), "sound")
 	}

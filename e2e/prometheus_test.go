@@ -68,8 +68,10 @@ func prometheusIn(t testing.TB, dir, config string, more ...string) *realPrometh
 	require.NoError(t, err)
 	defer out.Close()
 	// Where it runs is where its rule files are, and their names are short.
-	args := []string{"--config.file=config.yml", "--web.enable-remote-write-receiver", "--storage.tsdb.path=" + filepath.Join(dir, "data"),
-		"--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage,metadata-wal-records,promql-experimental-functions"}
+	args := []string{
+		"--config.file=config.yml", "--web.enable-remote-write-receiver", "--storage.tsdb.path=" + filepath.Join(dir, "data"),
+		"--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage,metadata-wal-records,promql-experimental-functions",
+	}
 	p.cmd = exec.Command(path, append(args, more...)...)
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, out, out
 	p.exited = spawn(t, p.cmd)

@@ -96,8 +96,7 @@ func TestSamplesSurviveACutOfSeveralRangesAndACrash(t *testing.T) {
 					for step := int64(1); step <= most && !stop.Load(); step++ {
 						late := newest - (2*step+sender)*1000
 						p, err := n.Push(context.Background(), "t", request(t, "t", all(at(late, float64(round)))...))
-						assert.NoError(t, err)
-						assert.Equal(t, width, p.Samples)
+						assert.Equal(t, width, p.Samples, "%v", err)
 					}
 				})
 			}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/hearth-metrics/hearth/bucket"
@@ -41,11 +42,11 @@ func (t *tally) serves(l *tenant.Limits) bool {
 
 func (t *tally) count(ls labels.Labels, n int64) {
 	if t.byMetric != nil {
-		name := ls.Get(labels.MetricName)
-		switch now := t.byMetric[name] + n; {
-		case now == 0:
+		name := ls.Get(model.MetricNameLabel)
+		switch now := t.byMetric[name] + n; now {
+		case 0:
 			delete(t.byMetric, name)
-		case now == n: // new: the name is a part of the labels, which go with the series
+		case n: // new: the name is a part of the labels, which go with the series
 			t.byMetric[strings.Clone(name)] = now
 		default:
 			t.byMetric[name] = now
@@ -71,7 +72,7 @@ func isIn(ls labels.Labels, s *tenant.LabelSet) bool {
 // of one.
 func (t *tally) admit(ls labels.Labels, l *tenant.Limits, part func(limit int) int64) error {
 	if most := l.MaxSeriesPerMetric; most > 0 {
-		name := ls.Get(labels.MetricName)
+		name := ls.Get(model.MetricNameLabel)
 		if n, here := t.byMetric[name], part(most); n >= here {
 			return wire.Errorf(wire.Invalid, "err-max-series-per-metric", "series limit of metric %.200q reached: %d of %d (limit max_series_per_metric); remove labels that vary, or ask for a higher limit", name, n*int64(most)/here, most)
 		}

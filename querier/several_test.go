@@ -188,7 +188,10 @@ func TestOneTenantsFailureIsTheQuerys(t *testing.T) {
 	asks := []request{
 		{path: instant, form: params("query", "up", "time", secs(t0+hour))},
 		{path: ranged, form: params("query", "sum(up)", "start", secs(t0), "end", secs(t0+2*hour), "step", "60")},
-		{path: "/series", form: params("match[]", "up")}, {path: "/labels"}, {path: "/label/job/values"}, {path: "/label/__tenant_id__/values"},
+		{path: "/series", form: params("match[]", "up")},
+		{path: "/labels"},
+		{path: "/label/job/values"},
+		{path: "/label/__tenant_id__/values"},
 	}
 	h.recent.whose, h.recent.err = bob, errors.New("disk of secret-host is gone")
 	for _, ask := range asks {

@@ -93,9 +93,10 @@ func appendLabels(canonical []byte, ls labels.Labels) []byte {
 // Names are ways to name a series.
 type Names uint8
 
+// Keys find series in memory (see Key), Hashes place them (see HashOf).
 const (
-	Keys   Names = 1 << iota // see Key
-	Hashes                   // see HashOf
+	Keys Names = 1 << iota
+	Hashes
 )
 
 // appendCanonical appends the canonical form of sorted labels whose names and

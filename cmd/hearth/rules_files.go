@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/grafana/regexp"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"go.yaml.in/yaml/v3"
 
@@ -136,7 +137,7 @@ func (c *caller) lint(files []rulefile.File) (found bool) {
 		for _, s := range rulefile.Duplicates(f.Groups) {
 			found = true
 			b := labels.NewBuilder(s.Labels)
-			b.Set(labels.MetricName, s.Name)
+			b.Set(model.MetricNameLabel, s.Name)
 			fmt.Fprintf(c.stdout, "  DUPLICATE: more than one rule gives %s; which one counts is chance\n", b.Labels())
 		}
 	}
