@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
@@ -148,7 +149,7 @@ func split(ids []tenant.ID, ms []*labels.Matcher) (those []tenant.ID, rest []*la
 		}
 	}
 	if len(ms) > 0 && len(rest) == 0 { // all series of these tenants
-		rest = append(rest, labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".*"))
+		rest = append(rest, labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".*"))
 	}
 	return those, rest
 }
