@@ -6,8 +6,8 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
