@@ -130,6 +130,7 @@ func TestUsageIsWhatWasSent(t *testing.T) {
 func TestRefusalsOfACluster(t *testing.T) {
 	c := newCluster(t)
 	c.add("node", 3, nil, "")
+	c.awaitRing(3)
 	rnd := newRand(t, uint64(time.Now().UnixNano()))
 	next := time.Now().Add(-time.Hour).Unix()
 	var refused int64
