@@ -23,8 +23,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/hearth-metrics/hearth/bucket/buckettest"
 )
 
@@ -32,16 +30,9 @@ import (
 var s3 buckettest.Server
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	s3.Stop()
+	code := s3.Run(m)
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
-	}
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
 	}
 	os.Exit(code)
 }

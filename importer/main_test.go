@@ -1,11 +1,8 @@
 package importer_test
 
 import (
-	"fmt"
 	"os"
 	"testing"
-
-	"go.uber.org/goleak"
 
 	"github.com/hearth-metrics/hearth/bucket/buckettest"
 )
@@ -14,13 +11,5 @@ import (
 var testServer buckettest.Server
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	testServer.Stop()
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
+	os.Exit(testServer.Run(m))
 }

@@ -24,7 +24,6 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/bucket/buckettest"
@@ -36,15 +35,7 @@ import (
 var testServer buckettest.Server
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	testServer.Stop()
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
+	os.Exit(testServer.Run(m))
 }
 
 var discard = slog.New(slog.DiscardHandler)

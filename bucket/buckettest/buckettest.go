@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // What a Server has, and asks to be shown.
@@ -26,7 +28,7 @@ const (
 
 // Server is a real S3 server (e2e/s3server) with one bucket, empty at first.
 // The zero value is ready to be used by all tests of a package: the first one
-// to ask for its address starts it. TestMain stops it.
+// to ask for its address starts it. TestMain calls Run, which stops it.
 type Server struct {
 	once sync.Once
 	addr string
@@ -60,6 +62,20 @@ func (s *Server) Stop() {
 	if s.dir != "" {
 		_ = os.RemoveAll(s.dir)
 	}
+}
+
+// Run is TestMain of a package whose tests use the server: it runs them, stops
+// it, and holds them to leaving no goroutine behind. It returns the exit code.
+func (s *Server) Run(m *testing.M) int {
+	code := m.Run()
+	s.Stop()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	return code
 }
 
 func (s *Server) start() error {
