@@ -200,21 +200,9 @@ func (a *appending) sample(n int, t int64, v float64, h *histogram.Histogram, fh
 	if err != nil {
 		return 0, err
 	}
-	ref := tg.refs[n]
-	err = tsdb.ErrInvalidSample
-	if ref != 0 {
-		_, err = tg.app.Append(ref, labels.EmptyLabels(), 0, t, v, h, fh, inOrder)
-	}
-	// The head does not know the reference (any more): name the series.
-	if errors.Is(err, tsdb.ErrInvalidSample) {
-		ref, err = a.appendNamed(tg, n, t, v, h, fh, inOrder)
-	}
+	err = a.appendTo(tg, n, t, v, h, fh, inOrder)
 	if errors.Is(err, storage.ErrOutOfOrderSample) && a.inWindow(tg, t) {
-		if ref == 0 {
-			_, err = a.appendNamed(tg, n, t, v, h, fh, anyOrder)
-		} else {
-			_, err = tg.app.Append(ref, labels.EmptyLabels(), 0, t, v, h, fh, anyOrder)
-		}
+		err = a.appendTo(tg, n, t, v, h, fh, anyOrder)
 	}
 	if err == nil {
 		a.maxT = max(a.maxT, t)
@@ -223,19 +211,27 @@ func (a *appending) sample(n int, t int64, v float64, h *histogram.Histogram, fh
 	return 0, a.refuse(n, t, err)
 }
 
-// appendNamed appends by labels and keeps the reference for the commit.
-func (a *appending) appendNamed(tg *target, n int, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, o storage.AOptions) (storage.SeriesRef, error) {
-	if !a.naming { // the reference that was known is no more
-		return 0, errUnnamed
+// appendTo appends by reference, or by labels if the head does not know the
+// reference, or not any more: a cut forgets series at any time, also between two
+// calls.
+func (a *appending) appendTo(tg *target, n int, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, o storage.AOptions) error {
+	if ref := tg.refs[n]; ref != 0 {
+		_, err := tg.app.Append(ref, labels.EmptyLabels(), 0, t, v, h, fh, o)
+		if !errors.Is(err, tsdb.ErrInvalidSample) {
+			return err
+		}
+	}
+	if !a.naming {
+		return errUnnamed
 	}
 	a.labels = a.r.Labels(n, a.labels[:0])
 	ls := tg.head.labels(&a.builder, a.m.id, a.labels)
 	ref, err := tg.app.Append(0, ls, 0, t, v, h, fh, o)
-	if ref != 0 {
+	if ref != 0 { // kept for the commit
 		tg.refs[n] = ref
 		tg.named = append(tg.named, n)
 	}
-	return ref, err
+	return err
 }
 
 // inWindow says whether a sample that its head can only take out of order is

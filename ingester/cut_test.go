@@ -14,7 +14,11 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hearth-metrics/hearth/bucket"
@@ -64,6 +68,41 @@ func TestCutUnderLoad(t *testing.T) {
 		check()
 		n.restart()
 		check()
+	})
+}
+
+// forgetful is an appender whose head forgets its series when it has said that a
+// sample is out of order.
+type forgetful struct {
+	storage.AppenderV2
+	head *tsdb.Head
+}
+
+func (f forgetful) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, o storage.AOptions) (storage.SeriesRef, error) {
+	ref, err := f.AppenderV2.Append(ref, ls, st, t, v, h, fh, o)
+	if errors.Is(err, storage.ErrOutOfOrderSample) {
+		err = errors.Join(err, f.head.Truncate(f.head.MaxTime()+1))
+	}
+	return ref, err
+}
+
+// A cut forgets a series at any time, also between the two tries to append a
+// sample that comes out of order.
+func TestLateSampleOfASeriesThatIsForgotten(t *testing.T) {
+	inBothHeads(t, func(t *testing.T, n *node) {
+		n.start()
+		now := base()
+		n.push("t", series("late", at(now, 1)))
+		a := new(appending)
+		m := n.member("t")
+		limits := n.Ingester.limits("t")
+		a.begin(n.Ingester, m, limits, request(t, "t", series("late", at(now-1000, 2))))
+		tg, err := a.target(now)
+		require.NoError(t, err)
+		tg.app = forgetful{tg.app, tg.head.db.Head()}
+		require.ErrorIs(t, a.tryStore(), errUnnamed)
+		require.NoError(t, a.store())
+		require.Equal(t, 1, a.pushed.Samples)
 	})
 }
 
