@@ -16,8 +16,8 @@ import (
 
 // pipeline is what a group of alerts goes through: wait for the replicas before
 // this one, leave out what is muted, then for each integration leave out what
-// was sent, send, and say so. It is upstream's, but for overtaken, and that what
-// was muted while it waited is left out, too.
+// was sent, send, and say so. It is upstream's, but for current and overtaken, and
+// that what was muted while it waited is left out, too.
 func (in *instance) pipeline(receivers map[string][]notify.Integration, inhibitor *inhibit.Inhibitor, intervals *timeinterval.Intervener) notify.RoutingStage {
 	m := in.parent.notified
 	all := make(notify.RoutingStage, len(receivers))
@@ -33,6 +33,7 @@ func (in *instance) pipeline(receivers map[string][]notify.Integration, inhibito
 			}
 		}
 		all[name] = notify.MultiStage{
+			notify.StageFunc(in.current),
 			notify.NewClusterWaitStage(in.wait),
 			notify.NewMuteStage(inhibitor, m),
 			notify.NewTimeActiveStage(intervals, in.muted, m),
@@ -42,6 +43,31 @@ func (in *instance) pipeline(receivers map[string][]notify.Integration, inhibito
 		}
 	}
 	return all
+}
+
+// current replaces alerts that the group has in an older version. Upstream's
+// dispatcher sorts alerts into groups with several goroutines, so of an alert that
+// changes twice at once the group may be left with the first change, for as long
+// as no third comes. The group is given the newer version, too.
+func (in *instance) current(ctx context.Context, _ *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
+	in.taking.Lock()
+	defer in.taking.Unlock()
+	now := time.Now()
+	for k, seen := range alerts {
+		is, err := in.alerts.Get(seen.Fingerprint())
+		if err != nil || !seen.UpdatedAt.Before(is.UpdatedAt) {
+			continue
+		}
+		a := *is
+		if !a.ResolvedAt(now) { // as for the group: none ends on its way
+			a.EndsAt = time.Time{}
+		}
+		alerts[k] = &a
+		if err := in.alerts.Put(ctx, is); err != nil {
+			return ctx, nil, err
+		}
+	}
+	return ctx, alerts, nil
 }
 
 // overtaken ends a turn that comes too late: since this replica looked at the

@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/alertmanager/alert"
 	"github.com/prometheus/alertmanager/dispatch"
 	"github.com/prometheus/alertmanager/marker"
+	"github.com/prometheus/alertmanager/nflog"
+	"github.com/prometheus/alertmanager/nflog/nflogpb"
 	"github.com/prometheus/alertmanager/notify"
 	"github.com/prometheus/alertmanager/timeinterval"
 	"github.com/prometheus/common/model"
@@ -16,7 +18,8 @@ import (
 )
 
 // A replica that looked at a group while an alert fired, and whose turn comes
-// when another has told that it ended, tells nothing.
+// when another has told that it ended, tells nothing. Nor does one whose group was
+// left with the alert as it was before it ended.
 func TestTurnComesLate(t *testing.T) {
 	t.Parallel()
 	w, box := newWorld(t, 1), newMailbox(t)
@@ -33,6 +36,11 @@ func TestTurnComesLate(t *testing.T) {
 	looked := time.Now()
 	m.resolve("Fire")
 	require.Equal(t, "resolved Fire", box.next())
+	to := &nflogpb.Receiver{GroupName: "mail", Integration: "email"}
+	require.Eventually(t, func() bool { // what was sent is logged when the mailbox has it
+		sent, err := in.log.Query(nflog.QGroupKey(groups[0].GroupKey), nflog.QReceiver(to))
+		return err == nil && len(sent[0].FiringAlerts) == 0
+	}, time.Minute, time.Millisecond)
 
 	l, err := m.load(team, UserConfig{Config: box.config()})
 	require.NoError(t, err)
@@ -42,9 +50,13 @@ func TestTurnComesLate(t *testing.T) {
 	ctx = notify.WithGroupLabels(ctx, model.LabelSet{"alertname": "Fire"})
 	ctx = notify.WithReceiverName(ctx, "mail")
 	ctx = notify.WithRepeatInterval(ctx, time.Hour)
-	ctx = notify.WithRouteID(notify.WithNow(ctx, looked), groups[0].RouteID)
+	ctx = notify.WithRouteID(ctx, groups[0].RouteID)
 	ctx = marker.WithContext(ctx, marker.NewAlertMarker())
-	_, _, err = in.pipeline(receivers, in.inhibitor, timeinterval.NewIntervener(nil)).Exec(ctx, slog.New(slog.DiscardHandler), &seen)
+	_, left, err := in.overtaken(to)(notify.WithNow(ctx, looked), slog.New(slog.DiscardHandler), &seen)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	pipeline := in.pipeline(receivers, in.inhibitor, timeinterval.NewIntervener(nil))
+	_, _, err = pipeline.Exec(notify.WithNow(ctx, time.Now()), slog.New(slog.DiscardHandler), &seen)
 	require.NoError(t, err)
 	w.settle(box, m)
 	require.Empty(t, box.in)

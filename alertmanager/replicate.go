@@ -216,6 +216,8 @@ func (in *instance) merge(ctx context.Context, s *wire.AlertState) error {
 			return fmt.Errorf("merge alerts: %w", err)
 		}
 	}
+	in.taking.Lock()
+	defer in.taking.Unlock()
 	for _, a := range alerts {
 		if have, err := in.alerts.Get(a.Fingerprint()); err == nil && !have.UpdatedAt.Before(a.UpdatedAt) {
 			continue

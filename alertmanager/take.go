@@ -57,6 +57,8 @@ func (in *instance) take(ctx context.Context, body []byte, at time.Time) (*wire.
 	resolve := in.resolve
 	in.mu.RUnlock()
 
+	in.taking.Lock()
+	defer in.taking.Unlock()
 	var valid []*alert.Alert
 	var refused error
 	room := in.room()

@@ -46,6 +46,7 @@ type instance struct {
 	silencer *silence.Silencer
 	log      *nflog.Log
 	alerts   *mem.Alerts
+	taking   sync.Mutex // from looking at what alerts has, to putting there what is newer
 	held     *held
 	muted    marker.GroupMarker
 	rate     *rate.Limiter

@@ -105,7 +105,10 @@ func TestIdleTenantsCostNothing(t *testing.T) {
 	}
 	few, many := cost(1), cost(500)
 	t.Logf("three hours: %v", few)
-	require.Equal(t, few, many)
+	require.ElementsMatch(t, slices.Collect(maps.Keys(few)), slices.Collect(maps.Keys(many)))
+	for what := range few { // when rulers look is left to chance
+		require.InDelta(t, few[what], many[what], 1, what)
+	}
 }
 
 // bill is what was asked of the bucket, by component and operation.

@@ -186,11 +186,17 @@ func (h *hearth) log() string {
 	return string(text)
 }
 
-// showLogs prints the end of the last processes' logs.
+// showLogs prints the end of the last processes' logs, and before it what they
+// have complained of.
 func (h *hearth) showLogs() {
 	for n := max(1, h.starts-2); n <= h.starts; n++ {
 		text, _ := os.ReadFile(h.logFile(n))
 		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		for _, line := range lines[:max(0, len(lines)-40)] {
+			if strings.Contains(line, "level=ERROR") || strings.Contains(line, "level=WARN") {
+				h.t.Logf("%s", line)
+			}
+		}
 		lines = lines[max(0, len(lines)-40):]
 		h.t.Logf("end of the log %s:\n%s", filepath.Base(h.logFile(n)), strings.Join(lines, "\n"))
 	}
