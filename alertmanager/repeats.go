@@ -4,42 +4,17 @@ import (
 	"encoding/json"
 	"errors"
 	"net/url"
-	"regexp"
-	"strconv"
 
 	yaml "go.yaml.in/yaml/v3"
 
+	"github.com/hearth-metrics/hearth/budget"
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-// A regular expression that counts, as (x|y){1,900}, is compiled to as many
-// copies of what it repeats: a short text can take much memory, and seconds. So
-// what they grow to is bounded, before any is compiled.
-const (
-	maxExpanded      = 256 << 10 // of a silence, a request, a pattern in a template
-	maxExpandedInAll = 4 << 20   // of a configuration
-	maxCount         = 1000      // regexp refuses more, nested ones multiplied
-)
+// maxExpandedInAll is how long all regular expressions of a configuration get.
+const maxExpandedInAll = 4 << 20
 
 var errExpanded = errors.New("the regular expression repeats too much")
-
-var counted = regexp.MustCompile(`\{(\d+)(?:,(\d*))?\}`)
-
-// expanded is about how long a regular expression gets, at most; 0 if it does
-// not count.
-func expanded(text string) int {
-	product := 0
-	for _, m := range counted.FindAllStringSubmatch(text, -1) {
-		n := 1
-		for _, digits := range m[1:] {
-			if v, err := strconv.Atoi(digits); err == nil {
-				n = max(n, min(v, maxCount))
-			}
-		}
-		product = min(max(product, 1)*n, maxCount)
-	}
-	return product * len(text)
-}
 
 // checkExpanded refuses a configuration whose regular expressions, wherever they
 // are, grow too large. What is no YAML is for others to refuse.
@@ -57,7 +32,7 @@ func checkExpanded(text string) error {
 
 // firstTooMuch is the line at which nothing is left; 0: something is.
 func firstTooMuch(n *yaml.Node, left *int) int {
-	*left -= expanded(n.Value) + 1 // aliases may make much of little, too
+	*left -= budget.Expanded(n.Value) + 1 // aliases may make much of little, too
 	if *left < 0 {
 		return max(1, n.Line)
 	}
@@ -83,14 +58,14 @@ func checkRequest(r *wire.APIRequest) error {
 	params, _ := url.ParseQuery(r.Query) // and with these
 	total := 0
 	for _, m := range silence.Matchers {
-		total += expanded(m.Value)
+		total += budget.Expanded(m.Value)
 	}
 	for _, values := range params {
 		for _, v := range values {
-			total += expanded(v)
+			total += budget.Expanded(v)
 		}
 	}
-	if total > maxExpanded {
+	if total > budget.MaxExpanded {
 		return wire.Errorf(wire.Invalid, "err-alertmanager-request", "%s", errExpanded)
 	}
 	return nil

@@ -15,6 +15,8 @@ import (
 
 	"github.com/prometheus/alertmanager/config"
 	"github.com/prometheus/alertmanager/template"
+
+	"github.com/hearth-metrics/hearth/budget"
 )
 
 // shipped are templates that every tenant has: messages for receivers that
@@ -42,7 +44,7 @@ var base = sync.OnceValues(func() (map[string]*parse.Tree, error) {
 	trees := map[string]*parse.Tree{}
 	for _, tt := range text.Templates() {
 		if tt.Name() != "" {
-			bound(tt.Tree)
+			budget.Bound(tt.Tree)
 			trees[tt.Name()] = tt.Tree
 		}
 	}
@@ -63,9 +65,9 @@ func newTemplates(files map[string]string, conf *config.Config) (*template.Templ
 	if err != nil {
 		return nil, err
 	}
-	b := newBudget()
-	text.Funcs(b.functions())
-	html.Funcs(b.functions())
+	b := budget.New()
+	text.Funcs(b.Functions())
+	html.Funcs(b.Functions())
 	for name, tree := range shared {
 		if _, err := text.AddParseTree(name, tree); err != nil {
 			return nil, err
@@ -90,12 +92,12 @@ func newTemplates(files map[string]string, conf *config.Config) (*template.Templ
 	}
 	for _, tt := range text.Templates() {
 		if tt.Tree != shared[tt.Name()] {
-			bound(tt.Tree)
+			budget.Bound(tt.Tree)
 		}
 	}
 	for _, th := range html.Templates() {
 		if th.Tree != shared[th.Name()] {
-			bound(th.Tree)
+			budget.Bound(th.Tree)
 		}
 	}
 	return t, nil

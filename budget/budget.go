@@ -1,44 +1,59 @@
-package alertmanager
+// Package budget is the PURSE: what a tenant's templates may cost.
+//
+// In come templates of text/template and html/template, as alerts and
+// notifications have them; out go the same with steps in them that spend a
+// budget. Promises: a template that loops, or makes much of little, ends soon
+// and with an error; what it makes until then is bounded, and so is the work.
+// Start reading at Budget, then Functions and Bound.
+package budget
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/bits"
 	"reflect"
 	"regexp"
 	"strings"
-	"text/template/parse"
+	tmpltext "text/template"
 	"time"
 
 	"golang.org/x/time/rate"
 )
 
-// A template cannot be stopped from outside, so it stops itself: bound puts
-// steps into it that spend a budget, which all templates of a tenant share and
-// which fills up again with time. What is spent is about a byte of output, or
-// as much work as that takes.
 const (
-	budgetBurst  = 32 << 20
-	budgetRate   = 4 << 20 // per second
+	burst        = 32 << 20
+	perSecond    = 4 << 20
 	listCost     = 64      // of a block, each time it is run
 	callCost     = 8 << 10 // of calling a template: deep recursion takes much memory
+	itemCost     = 16      // of an item of a list that a function is given
 	maxValue     = 1 << 20 // bytes of one value
 	maxPrecision = 1000    // width of a verb of printf
 )
 
+// ErrTooMuch is in the chain of an error with which a template is stopped.
+var ErrTooMuch = errors.New("it would take too much")
+
 var (
-	errBudget = errors.New("the templates do too much: they loop, or their output is too large")
-	errValue  = fmt.Errorf("a value has more than %d bytes", maxValue)
+	errSpent = fmt.Errorf("%w: the templates loop, or their output is too large", ErrTooMuch)
+	errValue = fmt.Errorf("%w: a value has more than %d bytes", ErrTooMuch, maxValue)
 )
 
-type budget struct{ limit *rate.Limiter }
+// Budget is what all templates of a tenant share. It fills up again with time.
+// What is spent is about a byte of output, or as much work as that takes. Safe
+// for concurrent use.
+//
+// A template cannot be stopped from outside, so it stops itself: Bound puts
+// steps into it that spend the budget. Its functions must be those of Functions,
+// where these are named like others.
+type Budget struct{ limit *rate.Limiter }
 
-func newBudget() *budget { return &budget{rate.NewLimiter(budgetRate, budgetBurst)} }
+// New makes a full Budget.
+func New() *Budget { return &Budget{rate.NewLimiter(perSecond, burst)} }
 
-func (b *budget) spend(n int) error {
+// Spend takes n of the budget, or returns an error with ErrTooMuch.
+func (b *Budget) Spend(n int) error {
 	if !b.limit.AllowN(time.Now(), n) {
-		return errBudget
+		return errSpent
 	}
 	return nil
 }
@@ -47,28 +62,33 @@ func (b *budget) spend(n int) error {
 const (
 	spendCost  = "hearth_spend_cost"
 	spendValue = "hearth_spend_value"
+	spendArg   = "hearth_spend_arg"
 )
 
-// functions are the steps, and functions of templates that could make a large
-// value out of small ones.
-func (b *budget) functions() map[string]any {
+// Functions are the steps, and functions of templates that could make a large
+// value out of small ones, or work long.
+func (b *Budget) Functions() map[string]any {
 	return map[string]any{
-		spendCost: func(n int) (string, error) { return "", b.spend(n) },
+		spendCost: func(n int) (string, error) { return "", b.Spend(n) },
 		spendValue: func(v any) (any, error) {
 			n := length(v)
 			if n > maxValue {
 				return nil, errValue
 			}
-			return v, b.spend(n)
+			return v, b.Spend(n)
 		},
+		spendArg: func(v any) (any, error) { return v, b.Spend(extent(v)) },
 		"printf": func(format string, args ...any) (string, error) {
 			if err := printfSize(format, args); err != nil {
 				return "", err
 			}
 			return fmt.Sprintf(format, args...), nil
 		},
-		"print":   func(args ...any) (string, error) { return within(fmt.Sprint, args) },
-		"println": func(args ...any) (string, error) { return within(fmt.Sprintln, args) },
+		"print":    func(args ...any) (string, error) { return within(fmt.Sprint, args) },
+		"println":  func(args ...any) (string, error) { return within(fmt.Sprintln, args) },
+		"html":     func(args ...any) (string, error) { return b.escape(tmpltext.HTMLEscaper, args) },
+		"js":       func(args ...any) (string, error) { return b.escape(tmpltext.JSEscaper, args) },
+		"urlquery": func(args ...any) (string, error) { return b.escape(tmpltext.URLQueryEscaper, args) },
 		"join": func(sep string, s []string) (string, error) {
 			n := len(sep) * len(s)
 			for _, part := range s {
@@ -108,17 +128,28 @@ func (b *budget) functions() map[string]any {
 }
 
 // compile spends what an expression grows to.
-func (b *budget) compile(pattern string) (*regexp.Regexp, error) {
-	n := max(len(pattern), expanded(pattern))
-	if n > maxExpanded {
+func (b *Budget) compile(pattern string) (*regexp.Regexp, error) {
+	n := max(len(pattern), Expanded(pattern))
+	if n > MaxExpanded {
 		return nil, errExpanded
 	}
-	if err := b.spend(n); err != nil {
+	if err := b.Spend(n); err != nil {
 		return nil, err
 	}
 	return regexp.Compile(pattern)
 }
 
+// escape spends what comes out. html/template wants its escapers last, where a
+// template names them, so that no step can be behind them.
+func (b *Budget) escape(f func(...any) string, args []any) (string, error) {
+	text, err := within(f, args)
+	if err == nil {
+		err = b.Spend(len(text))
+	}
+	return text, err
+}
+
+// within calls f, which prints, if its arguments are not too large.
 func within(f func(...any) string, args []any) (string, error) {
 	n := 0
 	for _, a := range args {
@@ -128,6 +159,18 @@ func within(f func(...any) string, args []any) (string, error) {
 		return "", errValue
 	}
 	return f(args...), nil
+}
+
+// extent is about how long a function may take for a value.
+func extent(v any) int {
+	switch r := reflect.ValueOf(v); r.Kind() {
+	case reflect.String:
+		return min(r.Len(), burst)
+	case reflect.Slice, reflect.Map:
+		return min(itemCost*r.Len(), burst)
+	default:
+		return 1
+	}
 }
 
 // length is about that of a value when it is printed. It stops counting when it
@@ -175,7 +218,7 @@ var wideVerb = regexp.MustCompile(`\*|%[^a-zA-Z%]*[0-9]{4}`)
 // printfSize refuses what could be too large, without printing it.
 func printfSize(format string, args []any) error {
 	if wideVerb.MatchString(format) {
-		return fmt.Errorf("printf: %q: widths are numbers below %d here", cutText(format), maxPrecision)
+		return fmt.Errorf("%w: printf: widths are numbers below %d here", ErrTooMuch, maxPrecision)
 	}
 	longest := maxPrecision
 	for _, a := range args {
@@ -185,79 +228,4 @@ func printfSize(format string, args []any) error {
 		return errValue
 	}
 	return nil
-}
-
-// bound puts the steps into a template.
-func bound(t *parse.Tree) {
-	if t != nil {
-		boundList(t.Root)
-	}
-}
-
-func boundList(l *parse.ListNode) {
-	if l == nil {
-		return
-	}
-	cost := listCost
-	for _, n := range l.Nodes {
-		switch n := n.(type) {
-		case *parse.TextNode:
-			cost += len(n.Text)
-		case *parse.TemplateNode:
-			cost += callCost
-		case *parse.ActionNode:
-			boundAction(n.Pipe)
-		case *parse.IfNode:
-			boundBranch(&n.BranchNode)
-		case *parse.RangeNode:
-			boundBranch(&n.BranchNode)
-		case *parse.WithNode:
-			boundBranch(&n.BranchNode)
-		}
-	}
-	l.Nodes = append([]parse.Node{costSteps[bits.Len(uint(cost))]}, l.Nodes...)
-}
-
-func boundBranch(n *parse.BranchNode) {
-	boundList(n.List)
-	boundList(n.ElseList)
-}
-
-// boundAction has a value spend what it is long. html/template wants to have its own
-// escapers last where a template names them, which make nothing longer than a
-// few times.
-func boundAction(p *parse.PipeNode) {
-	for _, c := range p.Cmds {
-		if id, ok := c.Args[0].(*parse.IdentifierNode); ok && (id.Ident == "html" || id.Ident == "urlquery") {
-			return
-		}
-	}
-	p.Cmds = append(p.Cmds, valueStep)
-}
-
-// The steps are shared by all templates: there is one for each power of two of
-// a cost, which is rounded up. Nobody changes them: html/template leaves
-// assignments and commands as they are.
-var (
-	costSteps = makeCostSteps()
-	valueStep = stepOf(fmt.Sprintf("{{0 | %s}}", spendValue)).(*parse.ActionNode).Pipe.Cmds[1]
-)
-
-func makeCostSteps() (steps [bits.UintSize + 1]parse.Node) {
-	for i := range steps {
-		cost := min(1<<min(i, 30), budgetBurst+1) // one that is never there
-		steps[i] = stepOf(fmt.Sprintf("{{$hearth := %s %d}}", spendCost, cost))
-	}
-	return steps
-}
-
-var stepNames = map[string]any{spendCost: 0, spendValue: 0}
-
-// stepOf is the node that a text of one step is parsed to.
-func stepOf(text string) parse.Node {
-	trees, err := parse.Parse("step", text, "", "", stepNames)
-	if err != nil {
-		panic(fmt.Sprintf("BUG: %s: %v", text, err))
-	}
-	return trees["step"].Root.Nodes[0]
 }
