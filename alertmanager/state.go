@@ -55,7 +55,15 @@ func (in *instance) trySave(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return in.parent.store.write(ctx, stateKey(in.id), s, cond)
+	if err := in.parent.store.write(ctx, stateKey(in.id), s, cond); err != nil {
+		return err
+	}
+	// A tenant that is deleted may be known here for a while. It leaves nothing.
+	forgotten, err := in.parent.store.forgotten(ctx, in.id)
+	if err != nil || !forgotten {
+		return err
+	}
+	return in.parent.store.bucket.Delete(ctx, stateKey(in.id))
 }
 
 // restoreTimeout bounds the wait for the other replicas; one that does not

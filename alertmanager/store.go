@@ -167,13 +167,25 @@ func Forget(ctx context.Context, b bucket.Bucket, id tenant.ID) error {
 	return store{b}.forget(ctx, id)
 }
 
-// forget deletes everything that is kept of a tenant.
+// forget deletes everything that is kept of a tenant. Whoever saves its state
+// meanwhile looks afterwards whether anything else is left, so the state goes
+// last.
 func (s store) forget(ctx context.Context, id tenant.ID) error {
-	errs := []error{s.remove(ctx, id), s.bucket.Delete(ctx, stateKey(id))}
+	errs := []error{s.remove(ctx, id)}
 	numbers, err := s.numbers(ctx, id)
 	errs = append(errs, err)
 	for _, n := range numbers {
 		errs = append(errs, s.bucket.Delete(ctx, versionKey(id, n)))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.bucket.Delete(ctx, stateKey(id)))...)
+}
+
+// forgotten says whether nothing is kept of a tenant that has had a
+// configuration. One that was only removed has a history.
+func (s store) forgotten(ctx context.Context, id tenant.ID) (bool, error) {
+	if _, err := s.bucket.Stat(ctx, configKey(id)); !errors.Is(err, bucket.ErrNotFound) {
+		return false, err
+	}
+	numbers, err := s.numbers(ctx, id)
+	return len(numbers) == 0 && err == nil, err
 }
