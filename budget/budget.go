@@ -25,6 +25,7 @@ const (
 	perSecond    = 4 << 20
 	listCost     = 64      // of a block, each time it is run
 	callCost     = 8 << 10 // of calling a template: deep recursion takes much memory
+	compileCost  = 64      // of a byte of a regular expression
 	itemCost     = 16      // of an item of a list that a function is given
 	maxValue     = 1 << 20 // bytes of one value
 	maxPrecision = 1000    // width of a verb of printf
@@ -44,7 +45,8 @@ var (
 //
 // A template cannot be stopped from outside, so it stops itself: Bound puts
 // steps into it that spend the budget. Its functions must be those of Functions,
-// where these are named like others.
+// where these are named like others. Whatever is spent must take much less time
+// than it takes to fill up again: a loop would not end otherwise.
 type Budget struct{ limit *rate.Limiter }
 
 // New makes a full Budget.
@@ -107,14 +109,14 @@ func (b *Budget) Functions() map[string]any {
 			return string(out), err
 		},
 		"match": func(pattern, text string) (bool, error) {
-			re, err := b.compile(pattern)
+			re, err := b.compile(pattern, text)
 			if err != nil {
 				return false, err
 			}
 			return re.MatchString(text), nil
 		},
 		"reReplaceAll": func(pattern, repl, text string) (string, error) {
-			re, err := b.compile(pattern)
+			re, err := b.compile(pattern, text)
 			if err != nil {
 				return "", err
 			}
@@ -127,13 +129,14 @@ func (b *Budget) Functions() map[string]any {
 	}
 }
 
-// compile spends what an expression grows to.
-func (b *Budget) compile(pattern string) (*regexp.Regexp, error) {
+// compile spends what an expression grows to, and what it may take with a text:
+// at worst each byte is tried everywhere in the expression.
+func (b *Budget) compile(pattern, text string) (*regexp.Regexp, error) {
 	n := max(len(pattern), Expanded(pattern))
 	if n > MaxExpanded {
 		return nil, errExpanded
 	}
-	if err := b.Spend(n); err != nil {
+	if err := b.Spend(compileCost*n + n*len(text)/2); err != nil {
 		return nil, err
 	}
 	return regexp.Compile(pattern)

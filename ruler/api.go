@@ -100,7 +100,7 @@ func stateOf(namespace string, g *rules.Group) groupState {
 			s.Rules = append(s.Rules, ruleState{alerting: &v1.AlertingRule{
 				State: r.State().String(), Name: r.Name(), Query: r.Query().String(),
 				Duration: r.HoldDuration().Seconds(), KeepFiringFor: r.KeepFiringFor().Seconds(),
-				Labels: r.Labels(), Annotations: r.Annotations(), Alerts: alertsOf(r),
+				Labels: showTemplates(r.Labels()), Annotations: showTemplates(r.Annotations()), Alerts: alertsOf(r),
 				Health: r.Health(), LastError: lastError,
 				EvaluationTime: r.GetEvaluationDuration().Seconds(), LastEvaluation: r.GetEvaluationTimestamp(),
 				Type: "alerting",

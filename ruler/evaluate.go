@@ -19,9 +19,23 @@ import (
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-// query evaluates an expression of a rule, or of a template, over the tenant's
-// data, or that of the tenants which the group names. It waits for its turn: a tenant's queries do not take all that may run.
+// query evaluates what Prometheus' package asks for: the expression of a rule.
+// For an alert its templates are filled in at once.
 func (g *runner) query(ctx context.Context, expr string, at time.Time) (promql.Vector, error) {
+	e := evaluationOf(ctx)
+	if v, ok := e.filledIn(expr); ok {
+		return v, nil
+	}
+	v, err := g.ask(ctx, expr, at)
+	if err != nil {
+		return nil, err
+	}
+	return g.fillIn(ctx, e, v)
+}
+
+// ask evaluates an expression of a rule, or of a template, over the tenant's
+// data, or that of the tenants which the group names. It waits for its turn: a tenant's queries do not take all that may run.
+func (g *runner) ask(ctx context.Context, expr string, at time.Time) (promql.Vector, error) {
 	if def := g.want.Load(); len(def.SourceTenants) > 0 {
 		ids, err := g.r.sources(g.id, def)
 		if err != nil {
@@ -91,7 +105,7 @@ var _ storage.Appender = (*appender)(nil)
 // Append implements storage.Appender.
 func (a *appender) Append(_ storage.SeriesRef, ls labels.Labels, t int64, v float64) (storage.SeriesRef, error) {
 	a.request.Timeseries = append(a.request.Timeseries, prompb.TimeSeries{
-		Labels:  prompb.FromLabels(ls, nil),
+		Labels:  prompb.FromLabels(withoutTemplates(ls), nil),
 		Samples: []prompb.Sample{{Timestamp: t, Value: v}},
 	})
 	return 0, nil

@@ -15,6 +15,7 @@ type metrics struct {
 	duration    prometheus.Histogram
 	missed      prometheus.Counter
 	restores    *prometheus.CounterVec
+	templates   prometheus.Counter
 	alerts      *prometheus.CounterVec
 	syncs       *prometheus.CounterVec
 }
@@ -53,6 +54,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "hearth_ruler_restores_total",
 			Help: "Groups whose alerts were taken over from what is stored, by outcome (success or failure; after a failure it is tried again).",
 		}, []string{"outcome"}),
+		templates: f.NewCounter(prometheus.CounterOpts{
+			Name: "hearth_ruler_templates_stopped_total",
+			Help: "Evaluations of alerting rules that failed because their templates would have taken too much.",
+		}),
 		alerts: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "hearth_ruler_alerts_total",
 			Help: "Alerts handed to Alertmanagers, by outcome (sent, failed, dropped because too many wait, nowhere: there is no Alertmanager).",

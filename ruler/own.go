@@ -58,7 +58,7 @@ func (r *Ruler) place(work context.Context, id tenant.ID, t *tenantRules, member
 			}
 			g := t.ours[name]
 			if g == nil {
-				g = newRunner(work, r, id, name, t.slots)
+				g = newRunner(work, r, id, name, t)
 				t.ours[name] = g
 				r.metrics.groups.Inc()
 			}

@@ -10,7 +10,7 @@
 //
 // Start reading at http.go (how rules get here), store.go (where they are kept),
 // then run in this file, place in own.go (which groups are ours), and runner.go
-// (one group); evaluate.go reads and writes, notify.go tells Alertmanagers, and
+// (one group); evaluate.go reads and writes, templates.go fills in what alerts say, notify.go tells Alertmanagers, and
 // api.go shows how things are.
 package ruler
 
@@ -32,6 +32,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/budget"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
@@ -85,8 +86,9 @@ type Ruler struct {
 type tenantRules struct {
 	doc    Document
 	etag   string
-	active bool          // as far as its status goes
-	slots  chan struct{} // one for each query of the tenant that may run
+	active bool           // as far as its status goes
+	slots  chan struct{}  // one for each query of the tenant that may run
+	purse  *budget.Budget // of its templates
 	ours   map[groupName]*runner
 }
 
@@ -260,7 +262,11 @@ func (r *Ruler) take(work context.Context, id tenant.ID, doc Document, etag stri
 	defer r.mu.Unlock()
 	t := r.tenants[id]
 	if t == nil {
-		t = &tenantRules{slots: make(chan struct{}, max(2, cap(r.slots)/4)), ours: map[groupName]*runner{}}
+		t = &tenantRules{
+			slots: make(chan struct{}, max(2, cap(r.slots)/4)),
+			purse: budget.New(),
+			ours:  map[groupName]*runner{},
+		}
 		r.tenants[id] = t
 	}
 	t.doc, t.etag, t.active = doc, etag, r.Status(id) == tenant.Active

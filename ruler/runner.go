@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/storage"
 
+	"github.com/hearth-metrics/hearth/budget"
 	"github.com/hearth-metrics/hearth/ruler/rulefile"
 	"github.com/hearth-metrics/hearth/tenant"
 )
@@ -34,6 +35,7 @@ type runner struct {
 	id      tenant.ID
 	name    groupName
 	slots   chan struct{}
+	purse   *budget.Budget // of the tenant's templates
 	manager *rules.Manager
 	done    chan struct{} // closed when the manager has ended
 
@@ -51,8 +53,8 @@ type runner struct {
 	unavailable atomic.Bool // data could not be read since this was last false
 }
 
-func newRunner(work context.Context, r *Ruler, id tenant.ID, name groupName, slots chan struct{}) *runner {
-	g := &runner{r: r, id: id, name: name, slots: slots, done: make(chan struct{})}
+func newRunner(work context.Context, r *Ruler, id tenant.ID, name groupName, t *tenantRules) *runner {
+	g := &runner{r: r, id: id, name: name, slots: t.slots, purse: t.purse, done: make(chan struct{})}
 	g.manager = rules.NewManager(&rules.ManagerOptions{
 		NameValidationScheme: model.UTF8Validation,
 		ExternalURL:          r.externalURL,
@@ -96,17 +98,25 @@ func (g *runner) become(def *Group) {
 		defer g.mu.Unlock()
 		if want := g.want.Load(); want != g.have && !g.ended {
 			g.have = want
-			g.update(g.file())
+			g.load()
 		}
 		g.hurry.Store(false)
 	})
 }
 
-func (g *runner) update(files ...string) {
-	interval := time.Duration(g.r.cfg.EvaluationInterval)
-	if err := g.manager.Update(interval, files, labels.EmptyLabels(), g.r.cfg.ExternalURL, g.evaluate); err != nil {
+// load has what we have be evaluated.
+func (g *runner) load() {
+	ts, err := templatesOf(g.have, g.r.Parser)
+	if err == nil {
+		err = g.update([]string{g.file()}, func(ctx context.Context, group *rules.Group, at time.Time) { g.evaluate(ctx, group, at, ts) })
+	}
+	if err != nil {
 		g.r.logger.Error("rule group not loaded", "tenant", g.id, "namespace", g.name.namespace, "group", g.name.group, "err", err)
 	}
+}
+
+func (g *runner) update(files []string, evaluate rules.GroupEvalIterationFunc) error {
+	return g.manager.Update(time.Duration(g.r.cfg.EvaluationInterval), files, labels.EmptyLabels(), g.r.cfg.ExternalURL, evaluate)
 }
 
 // stop ends the evaluation and nothing else.
@@ -126,7 +136,7 @@ func (g *runner) end() {
 	g.hurry.Store(true)
 	g.mu.Lock()
 	g.ended = true
-	g.update()
+	_ = g.update(nil, nil) // there is nothing to load that could fail
 	g.mu.Unlock()
 	interval := time.Duration(g.want.Load().Interval)
 	if interval == 0 {
@@ -144,14 +154,14 @@ const endGrace = 10 * time.Second
 
 // Load implements rules.GroupLoader: the file has this one group.
 func (g *runner) Load(string, bool, model.ValidationScheme) (*rulefmt.RuleGroups, []error) {
-	return &rulefmt.RuleGroups{Groups: []rulefmt.RuleGroup{g.have.RuleGroup}}, nil
+	return &rulefmt.RuleGroups{Groups: []rulefmt.RuleGroup{hideTemplates(g.have.RuleGroup)}}, nil
 }
 
 // Parse implements rules.GroupLoader.
 func (g *runner) Parse(expr string) (parser.Expr, error) { return g.r.Parser.ParseExpr(expr) }
 
 // evaluate is one evaluation of the group.
-func (g *runner) evaluate(ctx context.Context, group *rules.Group, at time.Time) {
+func (g *runner) evaluate(ctx context.Context, group *rules.Group, at time.Time, ts templates) {
 	began := time.Now()
 	g.r.metrics.lag.Observe(began.Sub(at).Seconds())
 	if missed := at.Sub(g.last)/group.Interval() - 1; !g.last.IsZero() && missed > 0 {
@@ -159,9 +169,9 @@ func (g *runner) evaluate(ctx context.Context, group *rules.Group, at time.Time)
 	}
 	g.last = at
 	if g.takenOver {
-		rules.DefaultEvalIterationFunc(ctx, group, at)
+		iterate(ctx, group, at, ts)
 	} else {
-		g.takenOver = g.takeOver(ctx, group, at)
+		g.takenOver = g.takeOver(ctx, group, at, ts)
 	}
 	g.r.metrics.duration.Observe(time.Since(began).Seconds())
 }
@@ -171,11 +181,11 @@ func (g *runner) evaluate(ctx context.Context, group *rules.Group, at time.Time)
 // stored, and evaluated again, so that those that fire go on without a gap. All
 // that Prometheus waits a second evaluation for, that targets were scraped, is
 // so here. While the data cannot be read nothing is decided.
-func (g *runner) takeOver(ctx context.Context, group *rules.Group, at time.Time) bool {
+func (g *runner) takeOver(ctx context.Context, group *rules.Group, at time.Time, ts templates) bool {
 	began, retry := time.Now(), takeOverRetry
 	for {
 		g.unavailable.Store(false)
-		rules.DefaultEvalIterationFunc(ctx, group, at)
+		iterate(ctx, group, at, ts)
 		if !g.unavailable.Load() {
 			group.RestoreForState(at)
 		}
@@ -202,7 +212,7 @@ func (g *runner) takeOver(ctx context.Context, group *rules.Group, at time.Time)
 	g.r.metrics.restores.WithLabelValues("success").Inc()
 	for _, a := range group.AlertingRules() {
 		if a.ActiveAlertsCount() > 0 {
-			rules.DefaultEvalIterationFunc(ctx, group, at)
+			iterate(ctx, group, at, ts)
 			break
 		}
 	}

@@ -89,7 +89,7 @@ func ReadFile(path string, p parser.Parser) ([]File, error) {
 		return nil, err
 	}
 	base := filepath.Base(path)
-	files, err := parse(text, strings.TrimSuffix(base, filepath.Ext(base)), p)
+	files, err := parseFile(text, strings.TrimSuffix(base, filepath.Ext(base)), p)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -99,8 +99,8 @@ func ReadFile(path string, p parser.Parser) ([]File, error) {
 	return files, nil
 }
 
-// parse reads and checks the documents of a file.
-func parse(text []byte, namespace string, p parser.Parser) (out []File, err error) {
+// parseFile reads and checks the documents of a file.
+func parseFile(text []byte, namespace string, p parser.Parser) (out []File, err error) {
 	strict := yaml.NewDecoder(bytes.NewReader(text))
 	strict.KnownFields(true)
 	lines := yaml.NewDecoder(bytes.NewReader(text))
@@ -126,17 +126,23 @@ func parse(text []byte, namespace string, p parser.Parser) (out []File, err erro
 		if doc.Namespace != "" {
 			f.Namespace = doc.Namespace
 		}
-		names := map[string]bool{}
-		for i := range f.Groups {
-			g := &f.Groups[i]
-			for _, problem := range check(g, nodes.Groups[i], p) {
-				problems = append(problems, fmt.Sprintf("group %q: %s", g.Name, problem))
-			}
-			if names[g.Name] {
-				problems = append(problems, fmt.Sprintf("group %q: the name is repeated in the same file", g.Name))
-			}
-			names[g.Name] = true
-		}
+		problems = append(problems, checkGroups(f.Groups, nodes.Groups, p)...)
 		out = append(out, f)
 	}
+}
+
+// checkGroups is what is wrong with the groups of a namespace.
+func checkGroups(groups []Group, nodes []groupNodes, p parser.Parser) (problems []string) {
+	names := map[string]bool{}
+	for i := range groups {
+		g := &groups[i]
+		for _, problem := range check(g, nodes[i], p) {
+			problems = append(problems, fmt.Sprintf("group %q: %s", g.Name, problem))
+		}
+		if names[g.Name] {
+			problems = append(problems, fmt.Sprintf("group %q: the name is repeated in the same namespace", g.Name))
+		}
+		names[g.Name] = true
+	}
+	return problems
 }

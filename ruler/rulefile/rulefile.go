@@ -122,10 +122,19 @@ func check(g *Group, nodes groupNodes, p parser.Parser) []string {
 		return problems
 	}
 	problems := checkHead(g)
+	trial := noData()
 	for i := range g.Rules {
 		r := &g.Rules[i]
-		for _, e := range r.Validate(nodes.Rules[i], model.UTF8Validation, p) {
+		invalid := r.Validate(nodes.Rules[i], model.UTF8Validation, p)
+		for _, e := range invalid {
 			problems = append(problems, fmt.Sprintf("rule %d, %q: %s", i+1, r.Alert+r.Record, e.Error()))
+		}
+		if len(invalid) > 0 || r.Alert == "" {
+			continue
+		}
+		if err := tryTemplates(g, r, trial); err != nil {
+			// What is left of the trial's budget would blame those that follow.
+			return append(problems, fmt.Sprintf("rule %d, %q: %d:%d: %s", i+1, r.Alert, nodes.Rules[i].Alert.Line, nodes.Rules[i].Alert.Column, err))
 		}
 	}
 	return problems
