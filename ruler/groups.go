@@ -66,6 +66,30 @@ func (d *Document) remove(namespace, group string) bool {
 	return true
 }
 
+// apply makes a change, and says whether anything is different. What is deleted
+// goes first, so that what takes its place counts once.
+func (d *Document) apply(l *tenant.Limits, c rulefile.Change) (changed bool, err error) {
+	for namespace, groups := range c.Delete {
+		for _, group := range groups {
+			changed = d.remove(namespace, group) || changed
+		}
+	}
+	for namespace, groups := range c.Set {
+		for i := range groups {
+			g := groups[i]
+			if old, ok := d.find(namespace, g.Name); ok && rulefile.Equal(&old, &g) {
+				continue
+			}
+			d.set(namespace, g)
+			changed = true
+			if err := admit(l, d, &g); err != nil {
+				return false, err
+			}
+		}
+	}
+	return changed, nil
+}
+
 // parseGroup reads the body of a request.
 func parseGroup(text []byte, p parser.Parser) (Group, error) {
 	g, err := rulefile.ParseGroup(text, p)

@@ -18,8 +18,10 @@ import (
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-// maxBody is the largest group that is read.
-const maxBody = 1 << 20
+const (
+	maxBody   = 1 << 20 // the largest group that is read
+	maxChange = 4 << 20 // the largest change of many
+)
 
 // configPaths are where rules are kept by clients, in the spellings of Mimir,
 // of Cortex, and of those that Grafana tries.
@@ -47,6 +49,7 @@ func (r *Ruler) RegisterRoutes(reads, writes *mux.Router) {
 		handle(http.MethodGet, p+"/{namespace}/{group}", r.getGroup)
 		handle(http.MethodDelete, p+"/{namespace}/{group}", r.deleteGroup)
 	}
+	handle(http.MethodPatch, configPaths[0], r.patch)
 	handle(http.MethodGet, "/api/v1/rules-history", r.getVersions)
 	handle(http.MethodGet, "/api/v1/rules-history/{version:[0-9]+}", r.getVersion)
 	handle(http.MethodPost, "/api/v1/rules-history/{version:[0-9]+}/restore", r.restoreVersion)
@@ -138,18 +141,26 @@ func (r *Ruler) getGroup(w http.ResponseWriter, req *http.Request, id tenant.ID)
 	return writeYAML(w, g)
 }
 
+func readBody(w http.ResponseWriter, req *http.Request, most int64) ([]byte, error) {
+	text, err := io.ReadAll(http.MaxBytesReader(w, req.Body, most))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, wire.Errorf(wire.TooLarge, "err-rules-too-large", "the body is larger than %d bytes, divide it", most)
+	case err != nil:
+		return nil, wire.Errorf(wire.Invalid, "err-rules-invalid", "the body ended early: %s", err)
+	}
+	return text, nil
+}
+
 func (r *Ruler) postGroup(w http.ResponseWriter, req *http.Request, id tenant.ID) error {
 	n, err := names(req)
 	if err != nil {
 		return err
 	}
-	text, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return wire.Errorf(wire.TooLarge, "err-rules-too-large", "the rule group is larger than %d bytes, divide it", maxBody)
-	case err != nil:
-		return wire.Errorf(wire.Invalid, "err-rules-invalid", "the body ended early: %s", err)
+	text, err := readBody(w, req, maxBody)
+	if err != nil {
+		return err
 	}
 	g, err := parseGroup(text, r.Parser)
 	if err != nil {
@@ -158,13 +169,28 @@ func (r *Ruler) postGroup(w http.ResponseWriter, req *http.Request, id tenant.ID
 	if _, err := r.sources(id, &g); err != nil {
 		return err
 	}
-	return r.change(w, req, id, func(d *Document) (bool, error) {
-		if old, ok := d.find(n.namespace, g.Name); ok && rulefile.Equal(&old, &g) {
-			return false, nil
+	c := rulefile.Change{Set: map[string][]Group{n.namespace: {g}}}
+	return r.change(w, req, id, func(d *Document) (bool, error) { return d.apply(r.Limits(id), c) })
+}
+
+// patch changes many groups at once: all of them, as one version, or none.
+func (r *Ruler) patch(w http.ResponseWriter, req *http.Request, id tenant.ID) error {
+	text, err := readBody(w, req, maxChange)
+	if err != nil {
+		return err
+	}
+	c, err := rulefile.ParseChange(text, r.Parser)
+	if err != nil {
+		return invalid(err.Error())
+	}
+	for _, groups := range c.Set {
+		for i := range groups {
+			if _, err := r.sources(id, &groups[i]); err != nil {
+				return err
+			}
 		}
-		d.set(n.namespace, g)
-		return true, admit(r.Limits(id), d, &g)
-	})
+	}
+	return r.change(w, req, id, func(d *Document) (bool, error) { return d.apply(r.Limits(id), c) })
 }
 
 func (r *Ruler) deleteGroup(w http.ResponseWriter, req *http.Request, id tenant.ID) error {

@@ -3,6 +3,7 @@ package ruler
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -128,6 +129,50 @@ func TestHistory(t *testing.T) {
 	require.Equal(t, "[]\n", body)
 	status, _ = ask(t, r, "t", "POST", "/ruler/delete_tenant_config", "")
 	require.Equal(t, 200, status)
+}
+
+// Many groups change at once, as one version, or none of them does.
+func TestPatch(t *testing.T) {
+	w := newWorld(t)
+	w.limits.MaxRuleGroups = 3
+	r := w.start()
+	rule := "rules: [{record: a, expr: up}]"
+	for _, step := range []struct {
+		body   string
+		status int
+		want   string // in the answer; of one that is taken, the groups that are there then
+	}{
+		{"set: {a: [{name: x, " + rule + "}, {name: y, " + rule + "}], b: [{name: z, " + rule + "}]}", 202, "a/x a/y b/z"},
+		{"set: {a: [{name: x, " + rule + "}]}", 202, "a/x a/y b/z"}, // is so already
+		{"set: {c: [{name: x, " + rule + "}]}", 400, "rule group 4 of 3"},
+		{"set: {c: [{name: x, " + rule + "}]}\ndelete: {a: [x, none], none: [x]}", 202, "a/y b/z c/x"},
+		{"set: {d: [{name: x, " + rule + "}, {name: y, rules: [{record: a, expr: '('}]}]}\ndelete: {a: [y], b: [z]}", 400, `namespace "d": group "y": rule 1, "a": 1:`},
+		{"set: {d: [{name: x, " + rule + "}, {name: x, " + rule + "}]}", 400, "the name is repeated in the same namespace"},
+		{"set: {d: [{name: x, source_tenants: [other], " + rule + "}]}", 400, "err-rules-source-tenants"},
+		{"sets: {}", 400, "field sets not found"},
+		{"", 400, "the body is empty"},
+		{strings.Repeat("#", maxChange+1), 413, "err-rules-too-large"},
+		{"delete: {a: [y], b: [z], c: [x]}", 202, ""},
+	} {
+		status, body := ask(t, r, "t", "PATCH", "/prometheus/config/v1/rules", step.body)
+		require.Equal(t, step.status, status, "%.100s: %s", step.body, body)
+		if status != 202 {
+			require.Contains(t, body, step.want)
+			continue
+		}
+		d, _, err := r.store.get(t.Context(), "t")
+		require.NoError(t, err)
+		var there []string
+		for ns, groups := range d.Namespaces {
+			for _, g := range groups {
+				there = append(there, ns+"/"+g.Name)
+			}
+		}
+		slices.Sort(there)
+		require.Equal(t, step.want, strings.Join(there, " "))
+	}
+	_, body := ask(t, r, "t", "GET", "/api/v1/rules-history", "")
+	require.Equal(t, 3, strings.Count(body, `"version"`), body)
 }
 
 // Many who change the same tenant's rules at once, in two processes, lose nothing.

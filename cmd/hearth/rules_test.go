@@ -2,12 +2,18 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hearth-metrics/hearth/app"
+	"github.com/hearth-metrics/hearth/ruler/rulefile"
 	"github.com/hearth-metrics/hearth/tenant/admin"
 )
 
@@ -36,6 +42,44 @@ groups:
     rules: [{record: three, expr: "3"}]
 `
 
+// versions is how many versions of its rules a tenant has.
+func versions(t *testing.T, token string) int {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, os.Getenv("HEARTH_ADDRESS")+"/api/v1/rules-history", nil)
+	require.NoError(t, err)
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	var list []struct{}
+	require.NoError(t, json.NewDecoder(res.Body).Decode(&list))
+	return len(list)
+}
+
+// Rules that are too large for one request are sent in a few.
+func TestManyRulesTakeFewRequests(t *testing.T) {
+	var changes []change
+	for i := range 50 {
+		g := rulefile.Group{RuleGroup: rulefmt.RuleGroup{Name: fmt.Sprint("g", i)}}
+		for range 20 {
+			g.Rules = append(g.Rules, rulefmt.Rule{Record: "x", Expr: strings.Repeat("x or ", 2000) + "x"})
+		}
+		changes = append(changes, change{"create", "ns", g.Name, nil, &g}, change{"delete", "ns", "old" + g.Name, &g, nil})
+	}
+	sent, requests := 0, 0
+	for sent < len(changes) {
+		n, text, err := request(changes[sent:])
+		require.NoError(t, err)
+		require.Less(t, len(text), 4<<20)
+		c, err := rulefile.ParseChange(text, app.Parser())
+		require.NoError(t, err)
+		require.Equal(t, n, len(c.Set["ns"])+len(c.Delete["ns"]))
+		sent, requests = sent+n, requests+1
+	}
+	require.Equal(t, len(changes), sent)
+	require.Equal(t, 4, requests)
+}
+
 // What is in files gets to the server, and back.
 func TestRulesCommands(t *testing.T) {
 	dir, hearth := startAsking(t)
@@ -58,6 +102,7 @@ func TestRulesCommands(t *testing.T) {
 	require.Contains(t, hearth(exitFailure, "rules", "diff", files), "create shop/availability\n+ name: availability\n+ interval: 30s\n")
 	require.Regexp(t, `create +shop +spare/1\n`, hearth(exitOK, "rules", "load", files))
 	require.Contains(t, hearth(exitOK, "rules", "load", files), "as in the files")
+	require.Equal(t, 1, versions(t, made.Secret), "all at once")
 	require.Empty(t, hearth(exitOK, "rules", "diff", files))
 	require.Equal(t, "groups:\n  - name: spare/1\n    rules:\n      - record: one\n        expr: \"1\"\n", hearth(exitOK, "rules", "get", "shop", "spare/1"))
 
@@ -76,6 +121,7 @@ func TestRulesCommands(t *testing.T) {
 	require.NotContains(t, diff, "left alone")
 	require.JSONEq(t, `{"changes":[{"action":"delete","namespace":"of its own","group":"g"}]}`, hearth(exitFailure, "rules", "diff", files, "-namespaces", "of its own", "-o", "json"))
 	require.Regexp(t, `update +shop +availability\ndelete +of its own +g\ndelete +shop +spare/1\n$`, hearth(exitOK, "rules", "sync", files, "-ignored-namespaces", "left alone"))
+	require.Equal(t, 2, versions(t, made.Secret))
 	require.Regexp(t, `^ACTION +NAMESPACE +GROUP\ndelete +left alone +g\n$`, hearth(exitOK, "rules", "sync", files))
 	hearth(exitOK, "rules", "delete", "shop", "availability")
 	require.Empty(t, hearth(exitOK, "rules", "get"))
@@ -111,7 +157,7 @@ func TestRulesCheck(t *testing.T) {
 	bad := write("bad.yml", "groups:\n- name: g\n  rules:\n  - record: a\n    expr: sum(\n- name: g\n  rules: [{record: b, expr: up}]\n")
 	out := command(t, exitFailure, "rules", "check", files)
 	require.Contains(t, out, `FAILED: `+bad+`: group "g": rule 1, "a": 5:11: could not parse expression`)
-	require.Contains(t, out, "repeated in the same file")
+	require.Contains(t, out, "repeated in the same namespace")
 	require.Contains(t, out, "SUCCESS: 3 rules found")
 	twice := write("twice.yml", "groups: [{name: g, labels: {a: b}, rules: [{record: x, expr: up}, {record: x, expr: down, labels: {a: b}}]}]")
 	require.Contains(t, command(t, exitOK, "rules", "check", twice), `DUPLICATE: more than one rule gives {__name__="x", a="b"}`)
