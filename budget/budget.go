@@ -22,6 +22,7 @@ import (
 
 const (
 	burst        = 32 << 20
+	trial        = 8 << 20
 	perSecond    = 4 << 20
 	listCost     = 64      // of a block, each time it is run
 	callCost     = 8 << 10 // of calling a template: deep recursion takes much memory
@@ -51,6 +52,10 @@ type Budget struct{ limit *rate.Limiter }
 
 // New makes a full Budget.
 func New() *Budget { return &Budget{rate.NewLimiter(perSecond, burst)} }
+
+// Trial makes a Budget to find out with what a template does that nobody waits
+// for.
+func Trial() *Budget { return &Budget{rate.NewLimiter(0, trial)} }
 
 // Spend takes n of the budget, or returns an error with ErrTooMuch.
 func (b *Budget) Spend(n int) error {

@@ -183,7 +183,7 @@ func (g *runner) fillIn(ctx context.Context, e *evaluation, v promql.Vector) (pr
 	if rule.Kind != rules.KindAlerting || len(ts) == 0 {
 		return v, nil
 	}
-	x := &rulefile.Expansion{Budget: g.purse, Query: g.ask, At: e.at, ExternalURL: g.r.externalURL}
+	x := &rulefile.Expansion{Budget: g.purse, Query: g.askInTemplate, At: e.at, ExternalURL: g.r.externalURL}
 	for i := range v {
 		alert, results := v[i].Metric.Map(), map[string]string{}
 		for text, t := range ts {
@@ -202,4 +202,26 @@ func (g *runner) fillIn(ctx context.Context, e *evaluation, v promql.Vector) (pr
 		v[i].Metric = b.Set(labels.MetricName, e.put(labels.FromMap(results))).Labels()
 	}
 	return v, nil
+}
+
+// What a query in a template costs, and what it may give: functions sort it.
+const (
+	queryCost  = 64 << 10
+	sampleCost = 64
+	maxSamples = 10_000
+)
+
+// askInTemplate is ask for a template. The tenant's limits of queries hold, too.
+func (g *runner) askInTemplate(ctx context.Context, expr string, at time.Time) (promql.Vector, error) {
+	if err := g.purse.Spend(queryCost); err != nil {
+		return nil, err
+	}
+	v, err := g.ask(ctx, expr, at)
+	if err != nil {
+		return nil, err
+	}
+	if len(v) > maxSamples {
+		return nil, fmt.Errorf("%w: a query gives %d series, the limit in a template is %d", budget.ErrTooMuch, len(v), maxSamples)
+	}
+	return v, g.purse.Spend(sampleCost * len(v))
 }

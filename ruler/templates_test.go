@@ -1,8 +1,10 @@
 package ruler
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"runtime"
 	"strings"
 	"testing"
@@ -10,7 +12,11 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hearth-metrics/hearth/budget"
+	"github.com/hearth-metrics/hearth/ruler/rulefile"
 )
 
 // hostileTemplates take what they can get.
@@ -26,6 +32,30 @@ var hostileTemplates = map[string]string{
 	"work":       `{{ $x := "x" }}{{ range 19 }}{{ $x = print $x $x }}{{ end }}{{ range 1000000 }}{{ if eq (toUpper $x) $x }}{{ end }}{{ end }}`,
 	"expression": `{{ $x := "(xxxxxxxxxx){1000}" }}{{ range 1000000000 }}{{ if match $x "y" }}{{ end }}{{ end }}`,
 	"replace":    `{{ $x := "x" }}{{ range 15 }}{{ $x = print $x $x }}{{ end }}{{ $y := reReplaceAll "" $x $x }}`,
+}
+
+// A template asks under the tenant's limits, and for a bounded number of series.
+func TestQueriesInTemplatesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.start()
+		post(t, r, "t", "ns", alertWith(`{{ range query "label_replace(vector(1), 'a', 'b', '', '')" }}{{ .Value }}{{ end }}`))
+		post(t, r, "many", "ns", alertWith(`{{ len (query "{__name__=~'m.*'}") }}`))
+		for i := range maxSamples + 1 {
+			w.write("many", fmt.Sprintf("m{i=\"%d\"}", i), 1)
+		}
+		for range 8 {
+			w.write("t", `up{job="j"}`, 1)
+			w.write("many", `up{job="j"}`, 1)
+			time.Sleep(15 * time.Second)
+			synctest.Wait()
+		}
+		for _, a := range w.takeTold() {
+			require.Equal(t, "1", a.Annotations.Get("a"))
+		}
+		_, body := ask(t, r, "many", "GET", "/prometheus/api/v1/rules", "")
+		require.Contains(t, body, "a query gives 10001 series, the limit in a template is 10000")
+	})
 }
 
 func alertWith(text string) string {
@@ -150,3 +180,21 @@ rules:
 		require.NotContains(t, body, "query $labels")
 	})
 }
+
+// BenchmarkHostileTemplates shows what a template takes until it is stopped.
+func BenchmarkHostileTemplates(b *testing.B) {
+	for name, text := range hostileTemplates {
+		b.Run(name, func(b *testing.B) {
+			t, err := rulefile.ParseTemplate("A", text)
+			require.NoError(b, err)
+			b.ReportAllocs()
+			for b.Loop() {
+				x := &rulefile.Expansion{Budget: budget.New(), Query: noData, ExternalURL: &url.URL{}}
+				_, err := x.Expand(b.Context(), t, map[string]string{}, promql.Sample{})
+				require.ErrorIs(b, err, budget.ErrTooMuch)
+			}
+		})
+	}
+}
+
+func noData(context.Context, string, time.Time) (promql.Vector, error) { return nil, nil }

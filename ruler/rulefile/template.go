@@ -59,17 +59,10 @@ func ParseTemplate(alert, text string) (Template, error) {
 	return t, nil
 }
 
-// What a query in a template costs, and what it may give: functions sort it.
-const (
-	queryCost  = 64 << 10
-	sampleCost = 64
-	maxSamples = 10_000
-)
-
 // Expansion is what templates are expanded with, for all alerts of a rule.
 type Expansion struct {
 	Budget      *budget.Budget
-	Query       template.QueryFunc
+	Query       template.QueryFunc // it bounds what it gives
 	At          time.Time
 	ExternalURL *url.URL
 }
@@ -78,21 +71,8 @@ type Expansion struct {
 // that it was stopped; any other is the template's own, for people to see where
 // they look for the text.
 func (e *Expansion) Expand(ctx context.Context, t Template, alert map[string]string, value promql.Sample) (string, error) {
-	query := func(ctx context.Context, q string, at time.Time) (promql.Vector, error) {
-		if err := e.Budget.Spend(queryCost); err != nil {
-			return nil, err
-		}
-		v, err := e.Query(ctx, q, at)
-		if err != nil {
-			return nil, err
-		}
-		if len(v) > maxSamples {
-			return nil, fmt.Errorf("%w: a query gives %d series, the limit in a template is %d", budget.ErrTooMuch, len(v), maxSamples)
-		}
-		return v, e.Budget.Spend(sampleCost * len(v))
-	}
 	data := template.AlertTemplateData(alert, map[string]string{}, e.ExternalURL.String(), value)
-	x := template.NewTemplateExpander(ctx, t.text, t.name, data, model.TimeFromUnixNano(e.At.UnixNano()), query, e.ExternalURL, nil)
+	x := template.NewTemplateExpander(ctx, t.text, t.name, data, model.TimeFromUnixNano(e.At.UnixNano()), e.Query, e.ExternalURL, nil)
 	x.Funcs(e.Budget.Functions())
 	text, err := x.Expand()
 	if errors.Is(err, budget.ErrTooMuch) {
@@ -131,10 +111,10 @@ func tryTemplates(g *Group, r *rulefmt.Rule, e *Expansion) error {
 	return nil
 }
 
-// noData is an Expansion that costs nobody anything.
+// noData is an Expansion for a trial.
 func noData() *Expansion {
 	return &Expansion{
-		Budget:      budget.New(),
+		Budget:      budget.Trial(),
 		Query:       func(context.Context, string, time.Time) (promql.Vector, error) { return nil, nil },
 		ExternalURL: &url.URL{},
 	}
