@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql"
@@ -199,7 +200,7 @@ func (g *runner) fillIn(ctx context.Context, e *evaluation, v promql.Vector) (pr
 			results[text] = result
 		}
 		b := labels.NewBuilder(v[i].Metric)
-		v[i].Metric = b.Set(labels.MetricName, e.put(labels.FromMap(results))).Labels()
+		v[i].Metric = b.Set(model.MetricNameLabel, e.put(labels.FromMap(results))).Labels()
 	}
 	return v, nil
 }
