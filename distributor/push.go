@@ -113,7 +113,8 @@ func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b
 		return outcome{}, err
 	}
 	samples := len(b.request.Samples) + len(b.request.Histograms)
-	if err := d.checkRates(id, limits, samples, len(b.body)); err != nil {
+	counted := cost(samples, check.refused.Total(), len(b.body), limits.IngestionBurst)
+	if err := d.checkRates(id, limits, counted, len(b.body)); err != nil {
 		return outcome{}, d.slow(id, err, samples, b)
 	}
 	out := outcome{}
