@@ -39,10 +39,37 @@ func (in *instance) pipeline(receivers map[string][]notify.Integration, inhibito
 			notify.NewTimeActiveStage(intervals, in.muted, m),
 			notify.NewTimeMuteStage(intervals, in.muted, m),
 			notify.NewMuteStage(in.silencer, m),
-			send,
+			underWay{in, send},
 		}
 	}
 	return all
+}
+
+// underWay is the part of a turn in which something is sent and logged.
+type underWay struct {
+	in   *instance
+	send notify.Stage
+}
+
+// Exec implements notify.Stage.
+func (u underWay) Exec(ctx context.Context, l *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
+	if err := u.in.sending.Acquire(ctx, 1); err != nil {
+		return ctx, nil, err
+	}
+	defer u.in.sending.Release(1)
+	return u.send.Exec(ctx, l, alerts...)
+}
+
+// settle waits for what is under way when the dispatcher has stopped: what a
+// receiver has taken is in the log then, for those who come after.
+func (in *instance) settle() {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	if err := in.sending.Acquire(ctx, everything); err != nil {
+		in.logger.Warn("a receiver is slow, what it was sent last may be sent again")
+		return
+	}
+	in.sending.Release(everything)
 }
 
 // current replaces alerts that the group has in an older version. Upstream's

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 	"github.com/prometheus/alertmanager/silence"
 	"github.com/prometheus/alertmanager/timeinterval"
 	"github.com/prometheus/common/model"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/hearth-metrics/hearth/tenant"
@@ -34,6 +36,9 @@ const (
 	// collectEvery is how often upstream's packages drop what is resolved.
 	collectEvery = 30 * time.Minute
 	groupsEvery  = 30 * time.Second
+	// settleTimeout is how long a receiver may take to answer when sending ends.
+	settleTimeout = 5 * time.Second
+	everything    = math.MaxInt32
 )
 
 // instance is a tenant's Alertmanager.
@@ -50,6 +55,7 @@ type instance struct {
 	held     *held
 	muted    marker.GroupMarker
 	rate     *rate.Limiter
+	sending  *semaphore.Weighted // what is under way has one, see settle
 	news     news
 	step     atomic.Int64 // how long each replica waits for the one before it
 	users    atomic.Int64 // requests that are under way
@@ -66,7 +72,7 @@ type instance struct {
 
 // newInstance makes a tenant's Alertmanager. It does nothing until apply.
 func (a *Alertmanager) newInstance(id tenant.ID) (*instance, error) {
-	in := &instance{id: id, parent: a, logger: a.logger.With("tenant", id), muted: marker.NewGroupMarker()}
+	in := &instance{id: id, parent: a, logger: a.logger.With("tenant", id), muted: marker.NewGroupMarker(), sending: semaphore.NewWeighted(everything)}
 	limit := func(f func(*tenant.Limits) int) func() int { return func() int { return f(a.limits(id)) } }
 	var err error
 	in.silences, err = silence.New(silence.Options{
@@ -223,6 +229,7 @@ func (in *instance) collect() {
 func (in *instance) halt() {
 	if in.dispatcher != nil {
 		in.dispatcher.Stop()
+		in.settle()
 		in.inhibitor.Stop()
 	}
 }
