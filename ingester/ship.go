@@ -81,7 +81,9 @@ func (i *Ingester) shipHead(ctx context.Context, h *head) (shipped []ulid.ULID, 
 // compactLater is when a compactor is to look at a home for what was shipped:
 // by then the other replicas have shipped theirs, and it notes itself when it
 // has to come again.
-const compactLater = time.Hour
+func (i *Ingester) compactLater() time.Time {
+	return time.Now().Add(time.Duration(i.cfg.BlockRange) / 2)
+}
 
 func (i *Ingester) shipBlock(ctx context.Context, h *head, b *tsdb.Block) error {
 	ctx, cancel := context.WithTimeout(ctx, blockTimeout)
@@ -95,7 +97,7 @@ func (i *Ingester) shipBlock(ctx context.Context, h *head, b *tsdb.Block) error 
 		return err
 	}
 	if !h.pooled() { // the pool is always looked at
-		if err := bucket.NoteDue(ctx, i.bucket, string(h.home), time.Now().Add(compactLater), b.Meta().ULID.String()); err != nil {
+		if err := bucket.NoteDue(ctx, i.bucket, string(h.home), i.compactLater(), b.Meta().ULID.String()); err != nil {
 			return err
 		}
 	}
