@@ -71,7 +71,7 @@ func (i *Ingester) cut(ctx context.Context, h *head, idleSince time.Time) error 
 	}
 	if h.appended.Load() < idleSince.UnixMilli() {
 		if h.db.Head().NumSeries() == 0 {
-			return nil
+			return i.dropSpent(ctx, h)
 		}
 		return i.cutAll(ctx, h)
 	}
@@ -98,6 +98,15 @@ func (i *Ingester) cutAll(ctx context.Context, h *head) error {
 			return i.tallyCut(h.db.CompactOOOHead(ctx))
 		}
 	}
+}
+
+// dropSpent drops the blocks that an idle head need not keep; one that goes on
+// does so when it is cut. The caller holds h.cutting.
+func (i *Ingester) dropSpent(ctx context.Context, h *head) error {
+	if len(i.spent(h, h.db.Blocks())) == 0 {
+		return nil
+	}
+	return h.db.CompactOOOHead(ctx) // there are no samples, but it looks through the blocks
 }
 
 // fence moves the border from which on a head takes samples in order behind its

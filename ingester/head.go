@@ -144,9 +144,7 @@ func (i *Ingester) headOptions(h *head, counts *lifecycle) *tsdb.Options {
 	o.OutOfOrderTimeWindow = i.horizon(i.limits(h.tenant)) // of "" for a pooled head: the defaults
 	o.EnableExemplarStorage = true
 	o.SeriesLifecycleCallback = counts
-	o.BlocksToDelete = func(blocks []*tsdb.Block) map[ulidT]struct{} {
-		return h.shipped.olderThan(blocks, time.Now().Add(-time.Duration(i.cfg.KeepShipped)))
-	}
+	o.BlocksToDelete = func(blocks []*tsdb.Block) map[ulidT]struct{} { return i.spent(h, blocks) }
 	if h.pooled() {
 		o.StripeSize = 8192
 		o.HeadChunksWriteBufferSize = 256 << 10

@@ -166,6 +166,28 @@ func (s *shippedBlocks) missing(blocks []*tsdb.Block) []*tsdb.Block {
 	return out
 }
 
+// spent returns the blocks that need not be on disk any more: the bucket has had
+// them for long enough. The newest stays while the head has samples: the TSDB
+// goes by its end at a start, and does not take in again what the log still has
+// from before, to be cut and shipped once more.
+func (i *Ingester) spent(h *head, blocks []*tsdb.Block) map[ulid.ULID]struct{} {
+	out := h.shipped.olderThan(blocks, time.Now().Add(-time.Duration(i.cfg.KeepShipped)))
+	if h.db != nil && h.db.Head().NumSeries() == 0 {
+		return out
+	}
+	var newest *tsdb.BlockMeta
+	for _, b := range blocks {
+		// Blocks of samples out of order say nothing about the log of the others.
+		if m := b.Meta(); !m.Compaction.FromOutOfOrder() && (newest == nil || m.MaxTime > newest.MaxTime) {
+			newest = &m
+		}
+	}
+	if newest != nil {
+		delete(out, newest.ULID)
+	}
+	return out
+}
+
 // olderThan returns the blocks that were shipped before a time: those need not
 // be kept here. Entries of blocks that are gone are dropped on the way.
 func (s *shippedBlocks) olderThan(blocks []*tsdb.Block, before time.Time) map[ulid.ULID]struct{} {
