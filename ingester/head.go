@@ -46,6 +46,8 @@ type head struct {
 	appenders sync.RWMutex
 	closed    bool // guarded by appenders
 
+	seriesAfterCut uint64 // see mayWait; guarded by cutting
+
 	appended atomic.Int64 // ms of the wall clock; the last commit
 }
 
@@ -81,6 +83,7 @@ func (i *Ingester) openHead(name string, id tenant.ID) (*head, error) {
 	if err := i.openDB(h); err != nil {
 		return nil, err
 	}
+	h.seriesAfterCut = h.db.Head().NumSeries()
 	h.appended.Store(time.Now().UnixMilli())
 	i.metrics.heads.WithLabelValues(h.kind()).Inc()
 	return h, nil
