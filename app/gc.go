@@ -1,6 +1,7 @@
 package app
 
 import (
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -14,9 +15,10 @@ const (
 	// gcPercent trades CPU for memory: most of the heap is series that live for
 	// hours. 75 is what Prometheus runs with, for the same kind of heap.
 	gcPercent = 75
-	// memoryShare of the container's limit is where the collector starts to
-	// work harder rather than let the kernel kill the process. The rest is
-	// for what Go does not count: mapped blocks and the kernel's buffers.
+	// memoryShare of the memory there is, is where the collector starts to work
+	// harder rather than let the kernel kill the process. The rest is for what
+	// Go does not count: mapped blocks and the kernel's buffers. The ingester
+	// refuses new series in time before that.
 	memoryShare = 0.9
 )
 
@@ -29,18 +31,18 @@ func TuneGC(logger *slog.Logger) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	if limit := cgroupLimit("/"); limit > 0 {
+	if limit := memoryOf("/"); limit > 0 {
 		soft := int64(memoryShare * float64(limit))
 		debug.SetMemoryLimit(soft)
-		logger.Info("memory limit of the container found", "container_bytes", limit, "go_bytes", soft)
+		logger.Info("memory found", "bytes", limit, "go_bytes", soft)
 	}
 }
 
-// cgroupLimit is the memory limit of this process's container in bytes, 0 if
-// there is none. It knows cgroup v2 and v1, seen from inside a container
-// (files at the top) or from a service of the host (files at the path that
-// /proc/self/cgroup tells).
-func cgroupLimit(root string) int64 {
+// memoryOf is how much memory this process may use, in bytes: that of its
+// container, or of the machine; 0 if that cannot be known. It knows cgroup v2
+// and v1, seen from inside a container (files at the top) or from a service of
+// the host (files at the path that /proc/self/cgroup tells).
+func memoryOf(root string) int64 {
 	own := "/"
 	if text, err := os.ReadFile(filepath.Join(root, "proc/self/cgroup")); err == nil {
 		for line := range strings.Lines(string(text)) {
@@ -49,7 +51,7 @@ func cgroupLimit(root string) int64 {
 			}
 		}
 	}
-	limit := int64(math.MaxInt64)
+	limit := machineMemory(root)
 	for _, file := range []string{
 		filepath.Join(root, "sys/fs/cgroup", own, "memory.max"),
 		filepath.Join(root, "sys/fs/cgroup/memory.max"),
@@ -67,4 +69,15 @@ func cgroupLimit(root string) int64 {
 		return 0
 	}
 	return limit
+}
+
+func machineMemory(root string) int64 {
+	text, _ := os.ReadFile(filepath.Join(root, "proc/meminfo"))
+	for line := range strings.Lines(string(text)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "MemTotal: %d kB", &kib); n == 1 {
+			return kib << 10
+		}
+	}
+	return math.MaxInt64
 }

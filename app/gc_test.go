@@ -8,12 +8,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestCgroupLimit(t *testing.T) {
+func TestMemoryOf(t *testing.T) {
 	for name, tc := range map[string]struct {
 		files map[string]string
 		want  int64
 	}{
-		"no cgroups":                 {nil, 0},
+		"nothing to be known":        {nil, 0},
+		"no cgroups":                 {map[string]string{"proc/meminfo": "MemTotal:        2000 kB\nMemFree:          10 kB\n"}, 2_048_000},
+		"a container of a machine":   {map[string]string{"proc/meminfo": "MemTotal: 2000 kB\n", "sys/fs/cgroup/memory.max": "1000\n"}, 1000},
 		"v2, inside a container":     {map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1000\n"}, 1000},
 		"v2, without a limit":        {map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, 0},
 		"v2, a service of the host":  {map[string]string{"proc/self/cgroup": "0::/system.slice/h\n", "sys/fs/cgroup/system.slice/h/memory.max": "2000\n"}, 2000},
@@ -29,7 +31,7 @@ func TestCgroupLimit(t *testing.T) {
 				require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
 				require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 			}
-			require.Equal(t, tc.want, cgroupLimit(root))
+			require.Equal(t, tc.want, memoryOf(root))
 		})
 	}
 }

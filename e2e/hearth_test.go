@@ -23,6 +23,7 @@ type hearth struct {
 	endpoint
 	dir    string // data_dir; log files lie beside it
 	set    []string
+	env    []string // more of the environment
 	starts int
 
 	cmd    *exec.Cmd
@@ -90,6 +91,7 @@ func (h *hearth) launch(set ...string) {
 	}
 	h.cmd = exec.Command(program(h.t), args...)
 	h.cmd.Stdout, h.cmd.Stderr = out, out
+	h.cmd.Env = append(os.Environ(), h.env...)
 	h.exited = spawn(h.t, h.cmd)
 }
 

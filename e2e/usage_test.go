@@ -20,8 +20,7 @@ type used struct {
 	BytesRead      int64            `json:"bytes_read"`
 }
 
-// usage asks for all hours of a tenant. Whoever is asked stores what it has
-// counted first.
+// usage asks for all hours of a tenant.
 func (e *endpoint) usage(tenant string) used {
 	e.t.Helper()
 	status, text, err := e.do(http.MethodGet, fmt.Sprintf("/api/v1/tenant/usage?from=%d", time.Now().Add(-5*time.Hour).Unix()), tenant, nil, nil)
@@ -109,6 +108,8 @@ func TestUsageIsWhatWasSent(t *testing.T) {
 	check("after a clean stop")
 
 	for range 2 {
+		h.stop() // what it has counted is stored
+		h.start()
 		before := stored
 		unstored, unstoredRefused := load(30)
 		h.kill()
@@ -153,8 +154,9 @@ func TestRefusalsOfACluster(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(text), &r))
 		return r
 	}
-	for _, n := range c.nodes { // each stores what it has when it is asked
-		ask(n)
+	for _, n := range c.nodes { // each stores what it has
+		n.stop()
+		n.start()
 	}
 	for _, n := range c.nodes {
 		r := ask(n)

@@ -41,6 +41,7 @@ type appending struct {
 	pool    target
 	own     target
 	pushed  wire.Pushed
+	lack    error // of memory for new series; the rest of the push is stored
 	labels  []wire.Label
 	builder labels.ScratchBuilder
 }
@@ -254,7 +255,10 @@ func (a *appending) refuse(n int, t int64, err error) error {
 	id := ""
 	switch {
 	case errors.As(err, &ue):
-		if ue.Kind == wire.Unavailable {
+		switch {
+		case ue.ID == errMemory:
+			a.lack = ue
+		case ue.Kind == wire.Unavailable:
 			return err
 		}
 		a.pushed.Refused.Add(ue.ID, 1, func() *wire.UserError { return ue })

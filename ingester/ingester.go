@@ -58,6 +58,8 @@ type Ingester struct {
 	room     room
 	full     atomic.Bool  // writes are refused, and the log says so
 	waitsFor atomic.Value // string, see WaitsFor
+	memory   memory
+	crowded  atomic.Bool // new series are refused, and the log says so
 
 	excluding sync.Mutex // see exclusive
 

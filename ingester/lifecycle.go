@@ -42,10 +42,14 @@ func (l *lifecycle) clear() {
 
 var _ tsdb.SeriesLifecycleCallback = &lifecycle{}
 
-// PreCreation refuses a series that is over its tenant's limit.
+// PreCreation refuses a series that is over its tenant's limit, or for which
+// there is no memory.
 func (l *lifecycle) PreCreation(ls labels.Labels) error {
 	if l.replaying.Load() {
 		return nil
+	}
+	if err := l.i.checkMemory(); err != nil {
+		return err
 	}
 	id := l.owner(ls)
 	limits, m := l.i.limits(id), l.i.member(id)

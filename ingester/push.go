@@ -43,6 +43,9 @@ func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.
 		return wire.Pushed{}, i.storageError(id, err)
 	}
 	i.count(&a.pushed)
+	if a.lack != nil {
+		return wire.Pushed{}, a.lack
+	}
 	a.pushed.Series = int(m.series.Load())
 	return a.pushed, nil
 }

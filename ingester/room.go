@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
+	gometrics "runtime/metrics"
 	"sync"
 	"syscall"
 	"time"
@@ -66,6 +68,65 @@ func (i *Ingester) checkRoom() error {
 		return nil
 	}
 	return &wire.UserError{Kind: wire.Unavailable, ID: errStorage, Msg: "the disk for recent data is full, send the request again later", RetryAfter: 30 * time.Second}
+}
+
+// errMemory is told of series for which there is no memory.
+const errMemory = "err-ingester-memory"
+
+// What may be in use of the memory that the process has, for series to be added.
+// The rest is for queries and cuts, and for the collector, which takes the
+// processors from everything else if it has too little.
+const (
+	memoryShare     = 0.75
+	memoryPerSeries = 2 << 10 // bytes, before the collector has seen a new one
+	lookAtMemory    = 100 * time.Millisecond
+)
+
+// memory knows whether there is some for more series: what the collector has
+// found to be in use, and what was added since.
+type memory struct {
+	mu      sync.Mutex
+	looked  time.Time
+	sample  [2]gometrics.Sample
+	cycles  uint64 // of the collector
+	counted int64  // series, when it had ended the last one
+	used    int64
+	limit   int64
+}
+
+// full says whether there is no memory for more than so many series.
+func (m *memory) full(series int64) (full bool, limit int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now := time.Now(); now.Sub(m.looked) > lookAtMemory {
+		m.sample[0].Name, m.sample[1].Name = "/gc/cycles/total:gc-cycles", "/gc/heap/live:bytes"
+		gometrics.Read(m.sample[:])
+		if n := m.sample[0].Value.Uint64(); n != m.cycles || m.looked.IsZero() {
+			m.cycles, m.counted = n, series
+		}
+		m.used, m.limit, m.looked = int64(m.sample[1].Value.Uint64()), debug.SetMemoryLimit(-1), now
+	}
+	used := m.used + max(0, series-m.counted)*memoryPerSeries
+	return float64(used) > memoryShare*float64(m.limit), m.limit
+}
+
+// checkMemory refuses a new series when there is no memory for it.
+func (i *Ingester) checkMemory() error {
+	full, limit := i.memory.full(i.series.Load())
+	if was := i.crowded.Swap(full); was != full {
+		if full {
+			i.logger.Error("new series are refused: there is no memory for more, add ingesters or memory", "memory_bytes", limit, "series", i.series.Load())
+		} else {
+			i.logger.Info("there is memory again, new series are taken")
+		}
+	}
+	if !full {
+		return nil
+	}
+	return &wire.UserError{
+		Kind: wire.Unavailable, ID: errMemory, RetryAfter: 30 * time.Second,
+		Msg: "there is no memory for new series at the moment; what belongs to series that are there is stored, send the request again later",
+	}
 }
 
 // openWithRoom runs open when there is room, and again when the disk was full

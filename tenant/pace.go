@@ -2,10 +2,7 @@ package tenant
 
 import (
 	"net/http"
-	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 const (
@@ -17,18 +14,16 @@ const (
 
 	// refusalWait is how long another one waits for its answer at most.
 	refusalWait = 2 * time.Second
-
-	maxPaced = 1000 // tenants that are remembered before those are looked for that need not be
 )
 
 // Pace answers a tenant's refusals (429 and 503) slowly, once there are many. A
 // sender that repeats what was refused without a pause then sends a little more
 // than nothing on each connection, and does not keep the processors busy that
-// others need. Safe for concurrent use; the zero value is ready.
-type Pace struct {
-	mu       sync.Mutex
-	byTenant map[ID]*rate.Limiter
-}
+// others need. Safe for concurrent use.
+type Pace struct{ refusals *Rates }
+
+// NewPace makes a pace that has seen no refusals.
+func NewPace() *Pace { return &Pace{NewRates(refusalsPerSecond, refusalsAtOnce)} }
 
 // Middleware paces the answers of next. Requests come with their tenant in the
 // context.
@@ -45,35 +40,13 @@ func (p *Pace) Middleware(next http.Handler) http.Handler {
 
 // delay is how long the next refusal of a tenant waits.
 func (p *Pace) delay(id ID, now time.Time) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	l := p.byTenant[id]
-	if l == nil {
-		p.sweep(now)
-		l = rate.NewLimiter(refusalsPerSecond, refusalsAtOnce)
-		p.byTenant[id] = l
-	}
-	r := l.ReserveN(now, 1)
+	r := p.refusals.of(id, now).ReserveN(now, 1)
 	d := r.DelayFrom(now)
 	if d > refusalWait {
 		r.CancelAt(now) // it waits with others, and not for its own turn
 		d = refusalWait
 	}
 	return d
-}
-
-func (p *Pace) sweep(now time.Time) {
-	if p.byTenant == nil {
-		p.byTenant = map[ID]*rate.Limiter{}
-	}
-	if len(p.byTenant) < maxPaced {
-		return
-	}
-	for id, l := range p.byTenant {
-		if l.TokensAt(now) >= refusalsAtOnce {
-			delete(p.byTenant, id)
-		}
-	}
 }
 
 // pacedAnswer waits before it tells a refusal.

@@ -14,7 +14,7 @@ import (
 
 func TestRefusalsAreAnsweredSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var p Pace
+		p := NewPace()
 		h := p.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			status := http.StatusTooManyRequests
 			if r.URL.Path == "/fine" {
@@ -67,13 +67,4 @@ func TestRefusalsAreAnsweredSlowly(t *testing.T) {
 			return time.Since(began)
 		}())
 	})
-}
-
-func TestPacedTenantsAreForgotten(t *testing.T) {
-	var p Pace
-	now := time.Now()
-	for i := range 10 * maxPaced {
-		p.delay(ID(string(rune('a'+i%26))+time.Duration(i).String()), now.Add(time.Duration(i)*time.Second))
-	}
-	require.LessOrEqual(t, len(p.byTenant), maxPaced)
 }

@@ -22,7 +22,8 @@ func (a *API) limitsOfPath(r *http.Request) (answer, error) {
 	if _, ok := a.registry.Tenant(pathTenant(r)); !ok {
 		return answer{}, wire.Errorf(wire.NotFound, "err-not-found", "there is no tenant %q", pathTenant(r))
 	}
-	return a.limits(r, pathTenant(r))
+	use, err := a.meter.Stats(r.Context(), pathTenant(r))
+	return a.limits(pathTenant(r), use), err
 }
 
 func (a *API) limitsOfOwn(r *http.Request) (answer, error) {
@@ -30,13 +31,13 @@ func (a *API) limitsOfOwn(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return a.limits(r, id)
+	use, err := a.statsOf(r.Context(), id)
+	return a.limits(id, use), err
 }
 
-func (a *API) limits(r *http.Request, id tenant.ID) (answer, error) {
+func (a *API) limits(id tenant.ID, use meter.Stats) answer {
 	t, _ := a.registry.Tenant(id)
-	use, err := a.meter.Stats(r.Context(), id)
-	return answer{body: LimitsAnswer{id, t.Plan, a.registry.EffectiveLimits(id), use}}, err
+	return answer{body: LimitsAnswer{id, t.Plan, a.registry.EffectiveLimits(id), use}}
 }
 
 // UserLimits is what Mimir answers at the same path: some limits, by Mimir's
@@ -88,7 +89,7 @@ func (a *API) userStats(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	s, err := a.meter.Stats(r.Context(), id)
+	s, err := a.statsOf(r.Context(), id)
 	return answer{body: UserStats{IngestionRate: s.SamplesPerSecond, NumSeries: int(s.ActiveSeries), ActiveSeries: int(s.ActiveSeries), APIIngestionRate: s.SamplesPerSecond}}, err
 }
 

@@ -2,17 +2,19 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/tenant/meter"
+	"github.com/hearth-metrics/hearth/wire"
 )
 
 // Meter is what was counted.
 type Meter interface {
 	Usage(ctx context.Context, id tenant.ID, from, to time.Time) ([]meter.Hour, error)
-	Refusals(ctx context.Context, id tenant.ID, from, to time.Time) ([]meter.Refusal, error)
+	Refusals(ctx context.Context, id tenant.ID, from, to time.Time) ([]meter.Hour, []meter.Refusal, error)
 	Stats(ctx context.Context, id tenant.ID) (meter.Stats, error)
 }
 
@@ -36,11 +38,42 @@ type RefusedHour struct {
 	Counts map[string]int64 `json:"counts"`
 }
 
-// maxPeriod bounds how many objects a request reads.
-const maxPeriod = 31 * 24 * time.Hour
+const (
+	// maxPeriod bounds how many objects a request reads.
+	maxPeriod = 31 * 24 * time.Hour
+	// hoursPerSecond and hoursAtOnce bound how many hours a tenant's own
+	// requests read: each is some requests to the bucket.
+	hoursPerSecond = 1
+	hoursAtOnce    = 100 * 24
+)
+
+// paced says whether a tenant may read so many hours of usage now.
+func (a *API) paced(id tenant.ID, hours int) error {
+	if ok, after := a.asked.Allow(id, hours, time.Now()); !ok {
+		return &wire.UserError{
+			Kind: wire.Limited, ID: "err-usage-rate", RetryAfter: max(time.Second, after),
+			Msg: fmt.Sprintf("usage is asked for too often: %d hours of it are read at once and %d each second after that; ask for a shorter period, or less often", hoursAtOnce, hoursPerSecond),
+		}
+	}
+	return nil
+}
+
+func hoursOf(from, to time.Time) int { return int(to.Sub(from)/time.Hour) + 1 }
+
+// statsOf is what a tenant uses now, for itself.
+func (a *API) statsOf(ctx context.Context, id tenant.ID) (meter.Stats, error) {
+	if err := a.paced(id, 1); err != nil {
+		return meter.Stats{}, err
+	}
+	return a.meter.Stats(ctx, id)
+}
 
 func (a *API) usageOfAll(r *http.Request) (answer, error) {
-	return a.usage(r, tenant.ID(r.URL.Query().Get("tenant")))
+	from, to, err := boundedPeriod(r)
+	if err != nil {
+		return answer{}, err
+	}
+	return a.usage(r.Context(), tenant.ID(r.URL.Query().Get("tenant")), from, to)
 }
 
 func (a *API) usageOfOwn(r *http.Request) (answer, error) {
@@ -48,7 +81,14 @@ func (a *API) usageOfOwn(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return a.usage(r, id)
+	from, to, err := boundedPeriod(r)
+	if err == nil {
+		err = a.paced(id, hoursOf(from, to))
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	return a.usage(r.Context(), id, from, to)
 }
 
 func boundedPeriod(r *http.Request) (from, to time.Time, err error) {
@@ -58,12 +98,8 @@ func boundedPeriod(r *http.Request) (from, to time.Time, err error) {
 	return from, to, err
 }
 
-func (a *API) usage(r *http.Request, id tenant.ID) (answer, error) {
-	from, to, err := boundedPeriod(r)
-	if err != nil {
-		return answer{}, err
-	}
-	hours, err := a.meter.Usage(r.Context(), id, from, to)
+func (a *API) usage(ctx context.Context, id tenant.ID, from, to time.Time) (answer, error) {
+	hours, err := a.meter.Usage(ctx, id, from, to)
 	return answer{body: UsageAnswer{from, to, hours}}, err
 }
 
@@ -73,14 +109,17 @@ func (a *API) refusedOfOwn(r *http.Request) (answer, error) {
 		return answer{}, err
 	}
 	from, to, err := boundedPeriod(r)
+	if err == nil {
+		err = a.paced(id, hoursOf(from, to))
+	}
 	if err != nil {
 		return answer{}, err
 	}
-	hours, err := a.meter.Usage(r.Context(), id, from, to)
+	hours, last, err := a.meter.Refusals(r.Context(), id, from, to)
 	if err != nil {
 		return answer{}, err
 	}
-	body := RefusedAnswer{Counts: map[string]int64{}, Hours: []RefusedHour{}}
+	body := RefusedAnswer{Counts: map[string]int64{}, Hours: []RefusedHour{}, Last: last}
 	for _, h := range hours {
 		if len(h.SamplesRefused) == 0 {
 			continue
@@ -90,8 +129,7 @@ func (a *API) refusedOfOwn(r *http.Request) (answer, error) {
 			body.Counts[reason] += n
 		}
 	}
-	body.Last, err = a.meter.Refusals(r.Context(), id, from, to)
-	return answer{body: body}, err
+	return answer{body: body}, nil
 }
 
 // ConfigAnswer is how a tenant's clients are configured.

@@ -26,6 +26,9 @@ const (
 
 func hourFolder(at time.Time) bucket.Key { return home.Join(at.UTC().Format(hourLayout)) }
 
+// key is where this process stores an hour.
+func (m *Meter) key(at time.Time) bucket.Key { return hourFolder(at).Join(m.name + ".ndjson.gz") }
+
 func (m *Meter) run(ctx context.Context) error {
 	observe, flush := time.NewTicker(observePeriod), time.NewTicker(flushPeriod)
 	defer observe.Stop()
@@ -124,7 +127,7 @@ func (m *Meter) Flush(ctx context.Context) error {
 			return fmt.Errorf("encode usage: %w", err)
 		}
 		ctx, cancel := context.WithTimeout(ctx, flushTimeout)
-		_, err = m.o.Bucket.Put(ctx, hourFolder(at).Join(m.name+".ndjson.gz"), bytes.NewReader(raw), int64(len(raw)), bucket.Condition{})
+		_, err = m.o.Bucket.Put(ctx, m.key(at), bytes.NewReader(raw), int64(len(raw)), bucket.Condition{})
 		cancel()
 		if err != nil {
 			m.failures.Inc()

@@ -197,7 +197,7 @@ func TestLastRefusalsAreShownNewestFirst(t *testing.T) {
 		}
 		refuse(other, "a", "err-elsewhere", 1)
 		require.NoError(t, other.Flush(t.Context()))
-		last, err := m.Refusals(t.Context(), "a", began, time.Now())
+		_, last, err := m.Refusals(t.Context(), "a", began, time.Now())
 		require.NoError(t, err)
 		require.Len(t, last, keptRefusals+1)
 		require.Equal(t, "err-elsewhere", last[0].ID)

@@ -37,16 +37,17 @@ func (m *Meter) Usage(ctx context.Context, id tenant.ID, from, to time.Time) ([]
 	return list, err
 }
 
-// Refusals returns the last refusals of a tenant in a time, the newest first.
-func (m *Meter) Refusals(ctx context.Context, id tenant.ID, from, to time.Time) ([]Refusal, error) {
-	list := []Refusal{}
-	err := m.each(ctx, id, from, to, func(_ time.Time, byTenant map[tenant.ID]*record) {
+// Refusals is Usage of one tenant, with its last refusals, the newest first.
+func (m *Meter) Refusals(ctx context.Context, id tenant.ID, from, to time.Time) (hours []Hour, last []Refusal, err error) {
+	last = []Refusal{}
+	err = m.each(ctx, id, from, to, func(at time.Time, byTenant map[tenant.ID]*record) {
 		if r := byTenant[id]; r != nil {
-			list = append(list, r.Refusals...)
+			hours = append(hours, Hour{at, id, r.Usage})
+			last = append(last, r.Refusals...)
 		}
 	})
-	slices.SortStableFunc(list, func(a, b Refusal) int { return b.At.Compare(a.At) })
-	return list, err
+	slices.SortStableFunc(last, func(a, b Refusal) int { return b.At.Compare(a.At) })
+	return hours, last, err
 }
 
 // Stats returns what a tenant uses now, some minutes ago at most.
@@ -63,14 +64,15 @@ func (m *Meter) Stats(ctx context.Context, id tenant.ID) (Stats, error) {
 
 // each calls f with the sum of all processes, for each hour of a time.
 func (m *Meter) each(ctx context.Context, id tenant.ID, from, to time.Time, f func(time.Time, map[tenant.ID]*record)) error {
-	if err := m.Flush(ctx); err != nil { // what this process has counted is seen at once
-		return err
-	}
 	for at := from.UTC().Truncate(time.Hour); !at.After(to); at = at.Add(time.Hour) {
 		sum := map[tenant.ID]*record{}
+		own := m.addOwn(at, id, sum)
 		for o, err := range m.o.Bucket.List(ctx, hourFolder(at).Folder(), false) {
 			if err != nil {
 				return fmt.Errorf("list usage: %w", err)
+			}
+			if own && o.Key == m.key(at) {
+				continue
 			}
 			if err := m.add(ctx, o.Key, id, sum); err != nil {
 				return err
@@ -79,6 +81,29 @@ func (m *Meter) each(ctx context.Context, id tenant.ID, from, to time.Time, f fu
 		f(at, sum)
 	}
 	return nil
+}
+
+// addOwn adds what this process has counted to a sum, if it remembers that hour.
+func (m *Meter) addOwn(at time.Time, id tenant.ID, sum map[tenant.ID]*record) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := m.hours[at]
+	if h == nil {
+		return false
+	}
+	for _, r := range h.tenants {
+		if id == "" || r.Tenant == id {
+			join(sum, r)
+		}
+	}
+	return true
+}
+
+func join(sum map[tenant.ID]*record, r *record) {
+	if sum[r.Tenant] == nil {
+		sum[r.Tenant] = &record{Tenant: r.Tenant}
+	}
+	sum[r.Tenant].add(r)
 }
 
 // add adds an object to a sum. Lines of other tenants are passed over unread.
@@ -114,10 +139,7 @@ func (m *Meter) add(ctx context.Context, key bucket.Key, id tenant.ID, sum map[t
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 			return fmt.Errorf("read %s: %w", key, err)
 		}
-		if sum[r.Tenant] == nil {
-			sum[r.Tenant] = &record{Tenant: r.Tenant}
-		}
-		sum[r.Tenant].add(&r)
+		join(sum, &r)
 	}
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("read %s: %w", key, err)
