@@ -48,7 +48,7 @@ import (
 //	kill sender                          and so on: the process that is the first to notify the team
 //	kill worker                          ship all, and kill the compactor that is the first to work on it
 //	wait merged 4m                       the load's blocks are one for each range of time
-//	expect work shared                   between compactors, and little of it done twice
+//	expect work once                     few jobs of compactors were done twice
 //	intruder 2h                          a member whose clock is so much ahead, or behind, joins
 //	restart WHO one by one               stop, start, wait until it is ready and the others know
 //	restart WHO in haste                 the next one as soon as the one before is ready
@@ -159,7 +159,7 @@ var steps = []struct {
 	{form(`load(?: (\S+))?`), (*story).load},
 	{form(`kill worker`), (*story).killWorker},
 	{form(`wait merged (\S+)`), (*story).awaitMerged},
-	{form(`expect work shared`), (*story).expectWorkShared},
+	{form(`expect work once`), (*story).expectWorkOnce},
 	{form(`(kill|stop|pause|resume|cut|heal|wipe|damage|fill|empty|start|launch|await|leave) ([a-z]\S*|zone \S+)`), (*story).act},
 	{form(`small disks`), func(s *story, _ []string) { s.cluster.smallDisks = true }},
 	{form(`intruder (-?\d+[hms])`), (*story).intruder},
