@@ -88,6 +88,16 @@ func (d *Distributor) checkRates(id tenant.ID, l *tenant.Limits, samples, bytes 
 	})
 }
 
+// bytesOfASample is what a sample brings at most, labels included, before it
+// counts as several.
+const bytesOfASample = 4 << 10
+
+// cost is how many samples a request counts as. Those that were refused are work
+// too, and so are labels of any length. For them alone no request is too large.
+func cost(samples, refused, bytes, burst int) int {
+	return max(samples, min(burst, max(samples+refused, bytes/bytesOfASample)))
+}
+
 func (d *Distributor) checkRate(id tenant.ID, l *tenant.Limits, n int, q quota) *wire.UserError {
 	if q.perSecond <= 0 || n == 0 {
 		return nil

@@ -32,7 +32,7 @@ func (d *Distributor) pushOTLP(ctx context.Context, id tenant.ID, c otlpCoding, 
 	l := &lease{held: d.inflight.hold(id)}
 	defer l.end()
 
-	md, err := d.readOTLP(b, l, c, body)
+	md, err := d.readOTLP(ctx, id, b, l, c, body)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -93,7 +93,7 @@ func (r *leased) Read(p []byte) (int, error) {
 }
 
 // readOTLP decodes a body of at most as many bytes as any write request.
-func (d *Distributor) readOTLP(b *buffers, l *lease, c otlpCoding, body io.Reader) (pmetric.Metrics, error) {
+func (d *Distributor) readOTLP(ctx context.Context, id tenant.ID, b *buffers, l *lease, c otlpCoding, body io.Reader) (md pmetric.Metrics, err error) {
 	if c.gzip {
 		z, err := gzip.NewReader(body)
 		if err != nil {
@@ -103,6 +103,9 @@ func (d *Distributor) readOTLP(b *buffers, l *lease, c otlpCoding, body io.Reade
 	}
 	if err := b.read(&leased{body, l}, 0, d.cfg.MaxRequestBytes); err != nil {
 		return pmetric.Metrics{}, errors.Join(l.err, err) // the first of them counts
+	}
+	if b.turn, err = d.turns.take(ctx, id); err != nil {
+		return pmetric.Metrics{}, err
 	}
 	req := pmetricotlp.NewExportRequest()
 	unmarshal := req.UnmarshalProto

@@ -23,6 +23,7 @@ type buffers struct {
 	request    wire.Request
 	recorded   bool // by rules: not what one of a pair sends
 	held       held
+	turn       turn
 }
 
 var pool = sync.Pool{New: func() any { return new(buffers) }}
@@ -35,6 +36,7 @@ func (b *buffers) release() {
 	b.request.Reset()
 	b.recorded = false
 	b.held.end()
+	b.turn.end()
 	if cap(b.compressed) > maxKeptBuffer {
 		b.compressed = nil
 	}
@@ -78,6 +80,10 @@ func (d *Distributor) pushWith(ctx context.Context, id tenant.ID, v wire.Version
 	if err := b.read(body, length, d.cfg.MaxRequestBytes); err != nil {
 		return outcome{}, err
 	}
+	var err error
+	if b.turn, err = d.turns.take(ctx, id); err != nil {
+		return outcome{}, err
+	}
 	if err := d.decompress(b); err != nil {
 		return outcome{}, err
 	}
@@ -109,11 +115,14 @@ func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b
 	if limits.HADedupe && !b.recorded {
 		check.ha = newHACheck(d.ha, id, limits, &b.request)
 	}
-	if err := d.walk(id, v, b, check); err != nil {
+	err := d.walk(id, v, b, check)
+	b.turn.end() // what comes now waits for others
+	if err != nil {
 		return outcome{}, err
 	}
 	samples := len(b.request.Samples) + len(b.request.Histograms)
-	if err := d.checkRates(id, limits, samples, len(b.body)); err != nil {
+	counted := cost(samples, check.refused.Total(), len(b.body), limits.IngestionBurst)
+	if err := d.checkRates(id, limits, counted, len(b.body)); err != nil {
 		return outcome{}, d.slow(id, err, samples, b)
 	}
 	out := outcome{}

@@ -323,6 +323,22 @@ func TestRateLimit(t *testing.T) {
 	require.Contains(t, w.Body.String(), "err-ingestion-burst")
 }
 
+// What is refused for itself is work as well, and so is what is very long.
+func TestRateLimitOfWhatIsRefused(t *testing.T) {
+	d := newDoor(t, func(d *door) { d.limits.Defaults.IngestionRate = 2; d.limits.Defaults.IngestionBurst = 4 })
+	for what, ts := range map[string][]prompb.TimeSeries{
+		"no names":     {d.series("a", "1"), d.series("a", "2"), d.series("a", "3")},
+		"a long label": {d.series("__name__", "m", "long", strings.Repeat("x", 3*bytesOfASample))},
+		"longer yet":   {d.series("__name__", "m", "long", strings.Repeat("x", 100*bytesOfASample))},
+	} {
+		d.now = d.now.Add(time.Minute)
+		require.Equal(t, 400, d.write(ts...).Code, what)
+		w := d.write(ts...)
+		require.Equal(t, 429, w.Code, what)
+		require.Contains(t, w.Body.String(), "(err-ingestion-rate)", what)
+	}
+}
+
 func TestRateLimitOfBytes(t *testing.T) {
 	d := newDoor(t, func(d *door) { d.limits.Defaults.IngestionBytesRate = 10; d.limits.Defaults.IngestionBytesBurst = 100 })
 	require.Equal(t, 200, d.write(d.series("__name__", "a")).Code)

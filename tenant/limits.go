@@ -24,7 +24,7 @@ type Limits struct {
 	MaxExemplarLabelsLength int            `yaml:"max_exemplar_labels_length"`   // bytes of names and values; OpenMetrics says 128 characters
 	CreationGracePeriod     model.Duration `yaml:"creation_grace_period"`        // how far in the future a sample may be
 	PastGracePeriod         model.Duration `yaml:"past_grace_period"`            // how far in the past; 0: only out_of_order_window decides
-	IngestionRate           float64        `yaml:"ingestion_rate"`               // samples per second
+	IngestionRate           float64        `yaml:"ingestion_rate"`               // samples per second; those that are refused count, and 4 KiB of a request count as one at least
 	IngestionBurst          int            `yaml:"ingestion_burst_size"`         // samples
 	IngestionBytesRate      float64        `yaml:"ingestion_bytes_rate"`         // bytes of write requests per second, decompressed
 	IngestionBytesBurst     int            `yaml:"ingestion_bytes_burst_size"`   // bytes; counts only with ingestion_bytes_rate

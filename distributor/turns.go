@@ -1,0 +1,99 @@
+package distributor
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/hearth-metrics/hearth/tenant"
+)
+
+// turns has as many requests decoded at once as there are processors. When more
+// wait, tenants take turns: one that sends hundreds at once does not keep
+// another's single request waiting for more than the one that is being decoded.
+type turns struct {
+	mu      sync.Mutex
+	free    int
+	waiting map[tenant.ID][]chan struct{} // requests in the order they came; closed: it is your turn
+	next    []tenant.ID                   // those that have some waiting
+}
+
+// turn is what a request has of turns.
+type turn struct{ of *turns }
+
+func newTurns(n int) *turns { return &turns{free: n, waiting: map[tenant.ID][]chan struct{}{}} }
+
+// take waits for a turn of the tenant. It lasts until end.
+func (t *turns) take(ctx context.Context, id tenant.ID) (turn, error) {
+	granted := t.ask(id)
+	if granted == nil {
+		return turn{t}, nil
+	}
+	select {
+	case <-granted:
+		return turn{t}, nil
+	case <-ctx.Done():
+		t.leave(id, granted)
+		return turn{}, ctx.Err()
+	}
+}
+
+// ask returns nil where it is the tenant's turn at once.
+func (t *turns) ask(id tenant.ID) chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.free > 0 {
+		t.free--
+		return nil
+	}
+	granted := make(chan struct{})
+	if len(t.waiting[id]) == 0 {
+		t.next = append(t.next, id)
+	}
+	t.waiting[id] = append(t.waiting[id], granted)
+	return granted
+}
+
+// leave takes back what was asked, also if it was granted meanwhile.
+func (t *turns) leave(id tenant.ID, granted chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := slices.Index(t.waiting[id], granted)
+	if k < 0 {
+		t.pass()
+		return
+	}
+	t.waiting[id] = slices.Delete(t.waiting[id], k, k+1)
+	if len(t.waiting[id]) == 0 {
+		delete(t.waiting, id)
+		t.next = slices.Delete(t.next, slices.Index(t.next, id), slices.Index(t.next, id)+1)
+	}
+}
+
+// pass gives a turn to the next tenant. It is called under mu.
+func (t *turns) pass() {
+	if len(t.next) == 0 {
+		t.free++
+		return
+	}
+	id := t.next[0]
+	t.next = t.next[1:]
+	first := t.waiting[id][0]
+	if t.waiting[id] = t.waiting[id][1:]; len(t.waiting[id]) > 0 {
+		t.next = append(t.next, id)
+	} else {
+		delete(t.waiting, id)
+	}
+	close(first)
+}
+
+// end gives the turn to the next who waits. The zero value has none.
+func (t *turn) end() {
+	if t.of == nil {
+		return
+	}
+	t.of.mu.Lock()
+	defer t.of.mu.Unlock()
+	t.of.pass()
+	t.of = nil
+}
