@@ -91,6 +91,9 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 		p.writes = distributor.NewReplicas(r, "", nil, w.to)
 	} else {
 		ing.ShareLimits(func(id tenant.ID) (copies, members int) { return r.ReplicationFactor(), shards.Writes(id) })
+		if ranges := a.cfg.Compactor.Ranges; r.ReplicationFactor() > 1 {
+			ing.CutUpTo(time.Duration(ranges[len(ranges)-1]))
+		}
 		w.self = ing.Server()
 		wire.RegisterIngester(a.grpc, w.self)
 		a.parts = append(a.parts, part{"ingester", ing})

@@ -2,6 +2,7 @@ package compactor_test
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -11,24 +12,43 @@ import (
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
-// fill writes random days: replicas with gaps, late blocks, in two homes.
+// fill writes random days: replicas with gaps, late blocks, one that was cut
+// once a day, in two homes.
 func (w *world) fill(days, perTenant int) {
 	w.Helper()
 	for day := range int64(days) {
+		var own []series
 		for slot := int64(0); slot < 24; slot += 2 {
 			if w.rnd.IntN(3) > 0 {
 				continue
 			}
 			from := dayStart(day+3) + slot*hour
-			w.shipSlot("own", []tenant.ID{"own"}, perTenant, from)
+			own = append(own, w.shipSlot("own", []tenant.ID{"own"}, perTenant, from)...)
 			w.shipSlot(bucket.PoolHome, []tenant.ID{"a", "b", "c", "d", "e"}, perTenant/2, from)
+		}
+		if w.rnd.IntN(2) == 0 {
+			w.upload("own", joined(own))
 		}
 	}
 }
 
-func (w *world) shipSlot(home bucket.Key, ids []tenant.ID, perTenant int, from int64) {
+// joined has each series once, of all that come one after the other in time.
+func joined(all []series) (out []series) {
+	at := map[string]int{}
+	for _, s := range all {
+		n, ok := at[s.labels.String()]
+		if !ok {
+			at[s.labels.String()] = len(out)
+			out = append(out, s)
+			continue
+		}
+		out[n].samples = slices.Concat(out[n].samples, s.samples)
+	}
+	return out
+}
+
+func (w *world) shipSlot(home bucket.Key, ids []tenant.ID, perTenant int, from int64) (all []series) {
 	w.Helper()
-	var all []series
 	for _, id := range ids {
 		for n := range perTenant {
 			if w.rnd.IntN(4) > 0 {
@@ -40,6 +60,7 @@ func (w *world) shipSlot(home bucket.Key, ids []tenant.ID, perTenant int, from i
 	if w.rnd.IntN(3) == 0 {
 		w.late(home, all)
 	}
+	return all
 }
 
 // TestEverySampleWrittenIsRead compares random blocks with a plain map after

@@ -61,6 +61,16 @@ func TestPlan(t *testing.T) {
 			blocks: []bucket.IndexBlock{entry(1, 0, 12, "", 1), entry(2, 12, 14, "", 1), entry(3, 22, 24, "", 1), entry(4, 24, 26, "", 1)},
 			want:   []want{merge(1, 2, 3)},
 		},
+		"a replica that was cut once a day, before it is past": {
+			now: 26, next: 30,
+			blocks: []bucket.IndexBlock{entry(1, 2, 24, "", 1), entry(2, 2, 4, "", 1), entry(3, 2, 4, "", 1), entry(4, 12, 14, "", 1)},
+			want:   []want{merge(2, 3)},
+		},
+		"a replica that was cut once a day": {
+			now: 30, next: never,
+			blocks: []bucket.IndexBlock{entry(1, 2, 24, "", 1), entry(2, 2, 4, "", 1), entry(3, 2, 4, "", 1), entry(4, 12, 14, "", 1)},
+			want:   []want{merge(2, 3, 1, 4)},
+		},
 		"a late block into a day": {
 			now: 100, next: never,
 			blocks: []bucket.IndexBlock{entry(1, 0, 24, "", 1), entry(2, 3, 4, "", 1)},

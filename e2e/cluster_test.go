@@ -61,7 +61,7 @@ const (
 // The parts that processes of a cluster run, and what a story calls those.
 var targets = map[string]string{
 	"node": "all", "ingester": "ingester", "distributor": "distributor", "querier": "querier",
-	"gateway": "storegateway", "ruler": "ruler", "writer": "write", "reader": "read", "backend": "backend",
+	"gateway": "storegateway", "compactor": "compactor", "ruler": "ruler", "writer": "write", "reader": "read", "backend": "backend",
 }
 
 func (n *node) ingests() bool {
@@ -85,6 +85,9 @@ func (n *node) rules() bool {
 func (n *node) keepsBlocks() bool {
 	return slices.Contains([]string{"node", "gateway", "backend"}, n.role)
 }
+
+// compacts says that it is a compactor, and nothing else.
+func (n *node) compacts() bool { return n.role == "compactor" }
 
 // alerts says that it has a ruler and an alertmanager.
 func (n *node) alerts() bool {
@@ -407,7 +410,7 @@ func (n *node) ring(path string) ([]member, error) {
 
 // awaitRing waits until every process that can be asked knows as many healthy
 // ingesters as there should be: exactly those with its label that are present.
-// Those that ask store gateways know these, too.
+// Those that ask store gateways know these, too, and compactors each other.
 func (c *cluster) awaitRing(count int) {
 	c.t.Helper()
 	until(c.t, patience, fmt.Sprintf("a ring of %d", count), func() error {
@@ -418,6 +421,9 @@ func (c *cluster) awaitRing(count int) {
 			}
 			if n.state.Load() == present && n.queries() {
 				errs = append(errs, c.checkRing(n, "/store-gateway/ring", (*node).keepsBlocks))
+			}
+			if n.state.Load() == present && n.compacts() {
+				errs = append(errs, c.checkRing(n, "/compactor/ring", (*node).compacts))
 			}
 			if there := len(c.those(n.label, (*node).ingests)); there != count {
 				errs = append(errs, fmt.Errorf("%d ingesters are present", there))

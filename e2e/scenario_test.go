@@ -18,7 +18,8 @@ import (
 // TestStories plays the stories of failures in testdata, one step a line:
 //
 //	tier plain                           also without the build tag e2e
-//	start 3 ingesters zones a,b,c        nodes (they do all), writers, readers, distributors, queriers, gateways;
+//	set compactor.interval=1s            before the first start: of every process
+//	start 3 ingesters zones a,b,c        nodes (they do all), writers, readers, distributors, queriers, gateways, compactors;
 //	                                     named ingester-1 and so on; with label red: red-ingester-1, which
 //	                                     knows where the others are, but belongs to another cluster
 //	network                              before the first start: put something between them that can be cut
@@ -45,6 +46,9 @@ import (
 //	expect no mail                       so far; besides those
 //	expect muted NAME                    by a silence, or because root fails and it is a leaf
 //	kill sender                          and so on: the process that is the first to notify the team
+//	kill worker                          ship all, and kill the compactor that is the first to work on it
+//	wait merged 4m                       the load's blocks are one for each range of time
+//	expect work once                     few jobs of compactors were done twice
 //	intruder 2h                          a member whose clock is so much ahead, or behind, joins
 //	restart WHO one by one               stop, start, wait until it is ready and the others know
 //	restart WHO in haste                 the next one as soon as the one before is ready
@@ -90,6 +94,8 @@ type story struct {
 	cluster *cluster
 	checker *checker
 	alarm   *alarm
+	worker  *node           // that was killed last
+	jobs    map[string]jobs // see countJobs
 }
 
 func parseStory(t *testing.T, text string) *story {
@@ -113,7 +119,7 @@ func parseStory(t *testing.T, text string) *story {
 }
 
 func (s *story) play(t *testing.T) {
-	s.t, s.began, s.cluster = t, time.Now(), newCluster(t)
+	s.t, s.began, s.cluster, s.jobs = t, time.Now(), newCluster(t), map[string]jobs{}
 	defer func() { // also of a story that failed
 		if s.checker != nil {
 			s.tell("%s", s.checker.numbers())
@@ -147,9 +153,13 @@ var steps = []struct {
 	form *regexp.Regexp
 	do   func(s *story, words []string)
 }{
+	{form(`set (\S+)`), func(s *story, w []string) { s.cluster.set = append(s.cluster.set, w[0]) }},
 	{form(`start (\d+) ([a-z]+?)s?(?: zones (\S+))?(?: label (\S+))?`), (*story).start},
 	{form(`network`), func(s *story, _ []string) { s.cluster.net = newNetwork(s.t) }},
 	{form(`load(?: (\S+))?`), (*story).load},
+	{form(`kill worker`), (*story).killWorker},
+	{form(`wait merged (\S+)`), (*story).awaitMerged},
+	{form(`expect work once`), (*story).expectWorkOnce},
 	{form(`(kill|stop|pause|resume|cut|heal|wipe|damage|fill|empty|start|launch|await|leave) ([a-z]\S*|zone \S+)`), (*story).act},
 	{form(`small disks`), func(s *story, _ []string) { s.cluster.smallDisks = true }},
 	{form(`intruder (-?\d+[hms])`), (*story).intruder},
@@ -217,11 +227,18 @@ func (s *story) act(w []string) {
 		"cut": s.cut, "heal": s.heal, "damage": (*node).damage, "fill": (*node).fill, "empty": (*node).empty,
 		"launch": (*node).launch, "await": (*node).await, "leave": (*node).leave,
 	}[w[0]]
-	if w[1] == "sender" {
+	switch w[1] {
+	case "sender":
 		do(s.theSender())
+		return
+	case "worker":
+		do(s.worker)
 		return
 	}
 	for _, n := range s.cluster.named(w[1]) {
+		if n.compacts() {
+			s.countJobs()
+		}
 		do(n)
 	}
 }

@@ -71,26 +71,72 @@ func (i *Ingester) cut(ctx context.Context, h *head, idleSince time.Time) error 
 	}
 	if h.appended.Load() < idleSince.UnixMilli() {
 		if h.db.Head().NumSeries() == 0 {
-			return nil
+			return i.dropSpent(ctx, h)
 		}
 		return i.cutAll(ctx, h)
 	}
-	hd := h.db.Head()
-	if hd.MaxTime()-hd.MinTime() <= h.blockRange(i)/2*3 { // upstream's own measure of due
-		return nil
-	}
-	return i.tallyCut(h.db.Compact(ctx))
+	return i.cutDue(ctx, h)
 }
 
-// cutAll cuts all that a head holds, one block range after the other, while
-// appends go on. The caller holds h.cutting.
+// cutDue cuts one range after the other, as long as one is due. The caller
+// holds h.cutting.
+func (i *Ingester) cutDue(ctx context.Context, h *head) error {
+	if _, _, due := i.due(h); !due {
+		return nil
+	}
+	for {
+		// Appends that were begun before may go where those that begin now may
+		// not, behind the border.
+		var from, to int64
+		var due bool
+		err := i.exclusive(h, func() error {
+			if h.closed {
+				return errStopping()
+			}
+			from, to, due = i.due(h)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if !due {
+			h.seriesAfterCut = h.db.Head().NumSeries()
+			return i.tallyCut(h.db.CompactOOOHead(ctx))
+		}
+		if err := h.db.CompactHead(tsdb.NewRangeHeadWithIsolationDisabled(h.db.Head(), from, to-1)); err != nil {
+			return i.tallyCut(fmt.Errorf("cut head %s: %w", h.name, err))
+		}
+	}
+}
+
+// due is the range that is to be cut next, from its first sample to a block
+// border (ms, exclusive) that lies far enough behind the newest one.
+func (i *Ingester) due(h *head) (from, to int64, due bool) {
+	hd, width := h.db.Head(), h.blockRange(i)
+	from = hd.MinTime()
+	if hd.MaxTime()-from <= width/2*3 { // upstream's own measure of due
+		return 0, 0, false
+	}
+	longest := i.longest(h)
+	end := borderAfter(from, longest)
+	if last := borderAfter(hd.MaxTime()-width/2, width) - width; last < end {
+		if longest > width && i.mayWait(h) {
+			return 0, 0, false
+		}
+		end = last
+	}
+	return from, end, true
+}
+
+// cutAll cuts all that a head holds, one range after the other, while appends
+// go on. The caller holds h.cutting.
 func (i *Ingester) cutAll(ctx context.Context, h *head) error {
 	for {
 		from, maxT, err := i.fence(h)
 		if err != nil || from == math.MaxInt64 {
 			return err
 		}
-		to := min(borderAfter(from, h.blockRange(i))-1, maxT)
+		to := min(borderAfter(from, i.longest(h))-1, maxT)
 		if err := h.db.CompactHead(tsdb.NewRangeHeadWithIsolationDisabled(h.db.Head(), from, to)); err != nil {
 			return i.tallyCut(fmt.Errorf("cut head %s: %w", h.name, err))
 		}
@@ -98,6 +144,15 @@ func (i *Ingester) cutAll(ctx context.Context, h *head) error {
 			return i.tallyCut(h.db.CompactOOOHead(ctx))
 		}
 	}
+}
+
+// dropSpent drops the blocks that an idle head need not keep; one that goes on
+// does so when it is cut. The caller holds h.cutting.
+func (i *Ingester) dropSpent(ctx context.Context, h *head) error {
+	if len(i.spent(h, h.db.Blocks())) == 0 {
+		return nil
+	}
+	return h.db.CompactOOOHead(ctx) // there are no samples, but it looks through the blocks
 }
 
 // fence moves the border from which on a head takes samples in order behind its

@@ -243,6 +243,53 @@ func TestMoveToOwnHeadAndBack(t *testing.T) {
 	require.NotNil(t, m.own.Load(), "a head with blocks is not dropped")
 }
 
+// shippedAt changes when a head's blocks were shipped.
+func (n *node) shippedAt(h *head, at time.Time) {
+	n.t.Helper()
+	for _, b := range h.db.Blocks() {
+		require.NoError(n.t, h.shipped.add(b.Meta().ULID, at))
+	}
+}
+
+// The log has samples of blocks that have left the disk. They are not taken in
+// by a restart, to be shipped once more.
+func TestRestartTakesInNothingTwice(t *testing.T) {
+	inBothHeads(t, func(t *testing.T, n *node) {
+		n.start()
+		ctx, b := context.Background(), base()-20*time.Hour.Milliseconds()
+		the := func() *head {
+			hs := n.headsOf("a")
+			return hs[len(hs)-1]
+		}
+		const minutes = 8 * 60
+		for k := range int64(minutes) {
+			n.push("a", series(`m`, at(b+k*60_000, float64(k))))
+			if k%30 == 29 {
+				require.NoError(t, n.cut(ctx, the(), time.Time{}))
+				_, err := n.shipHead(ctx, the())
+				require.NoError(t, err)
+				n.shippedAt(the(), time.Now().Add(-24*time.Hour))
+			}
+		}
+		from := the().db.Head().MinTime()
+		require.Greater(t, from, b)
+		for range 2 { // the first one may find more on the disk
+			n.restart()
+			require.Equal(t, from, the().db.Head().MinTime())
+		}
+		_, err := n.flush(ctx, []*head{the()})
+		require.NoError(t, err)
+
+		index, _, err := bucket.ReadIndex(ctx, n.bucket, the().home)
+		require.NoError(t, err)
+		samples := uint64(0)
+		for _, block := range index.Blocks {
+			samples += block.Samples
+		}
+		require.Equal(t, uint64(minutes), samples, "each is shipped once")
+	})
+}
+
 func TestEmptyOwnHeadIsDropped(t *testing.T) {
 	n := newNode(t)
 	own(&n.limits.Defaults)
@@ -252,13 +299,10 @@ func TestEmptyOwnHeadIsDropped(t *testing.T) {
 	h := m.own.Load()
 	_, err := n.flush(context.Background(), n.headsOf("a"))
 	require.NoError(t, err)
-	h.shipped.mu.Lock()
-	for id := range h.shipped.at {
-		h.shipped.at[id] = time.Now().Add(-24 * time.Hour)
-	}
-	h.shipped.mu.Unlock()
-	require.NoError(t, h.db.CompactOOOHead(context.Background())) // reloads the blocks, which drops old ones
-	require.NoError(t, n.unplace(m, h))
+	n.shippedAt(h, time.Now().Add(-24*time.Hour))
+	n.upkeep(context.Background(), time.Now())
+	require.NotNil(t, m.own.Load(), "somebody has just written")
+	n.upkeep(context.Background(), time.Now().Add(2*time.Hour))
 	require.Nil(t, m.own.Load())
 	require.NoDirExists(t, h.dir)
 	n.limits.Defaults.OwnHead = false

@@ -46,6 +46,8 @@ type head struct {
 	appenders sync.RWMutex
 	closed    bool // guarded by appenders
 
+	seriesAfterCut uint64 // see mayWait; guarded by cutting
+
 	appended atomic.Int64 // ms of the wall clock; the last commit
 }
 
@@ -81,6 +83,7 @@ func (i *Ingester) openHead(name string, id tenant.ID) (*head, error) {
 	if err := i.openDB(h); err != nil {
 		return nil, err
 	}
+	h.seriesAfterCut = h.db.Head().NumSeries()
 	h.appended.Store(time.Now().UnixMilli())
 	i.metrics.heads.WithLabelValues(h.kind()).Inc()
 	return h, nil
@@ -144,9 +147,7 @@ func (i *Ingester) headOptions(h *head, counts *lifecycle) *tsdb.Options {
 	o.OutOfOrderTimeWindow = i.horizon(i.limits(h.tenant)) // of "" for a pooled head: the defaults
 	o.EnableExemplarStorage = true
 	o.SeriesLifecycleCallback = counts
-	o.BlocksToDelete = func(blocks []*tsdb.Block) map[ulidT]struct{} {
-		return h.shipped.olderThan(blocks, time.Now().Add(-time.Duration(i.cfg.KeepShipped)))
-	}
+	o.BlocksToDelete = func(blocks []*tsdb.Block) map[ulidT]struct{} { return i.spent(h, blocks) }
 	if h.pooled() {
 		o.StripeSize = 8192
 		o.HeadChunksWriteBufferSize = 256 << 10

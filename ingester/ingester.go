@@ -73,6 +73,9 @@ type Ingester struct {
 	// share is how a tenant's series are spread: copies of each, over members.
 	share func(id tenant.ID) (copies, members int)
 
+	cutUpTo  time.Duration // see CutUpTo
+	ownBytes int64         // ownBytes; tests change it
+
 	shipNow  chan struct{} // wakes the ship loop
 	flushNow chan []*head  // flushes that nobody waits for, a few
 }
@@ -94,7 +97,7 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 		shipNow:  make(chan struct{}, 1),
 		flushNow: make(chan []*head, 4),
 	}
-	i.room.dir = i.dir
+	i.room.dir, i.ownBytes = i.dir, ownBytes
 	i.share = func(tenant.ID) (copies, members int) { return 1, 1 }
 	i.Service = services.NewBasicService(i.starting, i.running, i.stopping)
 	return i, nil

@@ -38,6 +38,7 @@ type node struct {
 	bucket bucket.Bucket
 	cfg    Config
 	limits tenant.LimitsConfig
+	upTo   time.Duration // for CutUpTo
 	*Ingester
 }
 
@@ -74,6 +75,7 @@ func (n *node) make() *Ingester {
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	i, err := New(n.cfg, n.dir, n.bucket, n.limits.Of, logger, prometheus.NewRegistry())
 	require.NoError(n.t, err)
+	i.CutUpTo(n.upTo)
 	return i
 }
 

@@ -81,7 +81,9 @@ func (i *Ingester) shipHead(ctx context.Context, h *head) (shipped []ulid.ULID, 
 // compactLater is when a compactor is to look at a home for what was shipped:
 // by then the other replicas have shipped theirs, and it notes itself when it
 // has to come again.
-const compactLater = time.Hour
+func (i *Ingester) compactLater() time.Time {
+	return time.Now().Add(time.Duration(i.cfg.BlockRange) / 2)
+}
 
 func (i *Ingester) shipBlock(ctx context.Context, h *head, b *tsdb.Block) error {
 	ctx, cancel := context.WithTimeout(ctx, blockTimeout)
@@ -95,7 +97,7 @@ func (i *Ingester) shipBlock(ctx context.Context, h *head, b *tsdb.Block) error 
 		return err
 	}
 	if !h.pooled() { // the pool is always looked at
-		if err := bucket.NoteDue(ctx, i.bucket, string(h.home), time.Now().Add(compactLater), b.Meta().ULID.String()); err != nil {
+		if err := bucket.NoteDue(ctx, i.bucket, string(h.home), i.compactLater(), b.Meta().ULID.String()); err != nil {
 			return err
 		}
 	}
@@ -160,6 +162,28 @@ func (s *shippedBlocks) missing(blocks []*tsdb.Block) []*tsdb.Block {
 		if _, ok := s.at[b.Meta().ULID]; !ok {
 			out = append(out, b)
 		}
+	}
+	return out
+}
+
+// spent returns the blocks that need not be on disk any more: the bucket has had
+// them for long enough. The newest stays while the head has samples: the TSDB
+// goes by its end at a start, and does not take in again what the log still has
+// from before, to be cut and shipped once more.
+func (i *Ingester) spent(h *head, blocks []*tsdb.Block) map[ulid.ULID]struct{} {
+	out := h.shipped.olderThan(blocks, time.Now().Add(-time.Duration(i.cfg.KeepShipped)))
+	if h.db != nil && h.db.Head().NumSeries() == 0 {
+		return out
+	}
+	var newest *tsdb.BlockMeta
+	for _, b := range blocks {
+		// Blocks of samples out of order say nothing about the log of the others.
+		if m := b.Meta(); !m.Compaction.FromOutOfOrder() && (newest == nil || m.MaxTime > newest.MaxTime) {
+			newest = &m
+		}
+	}
+	if newest != nil {
+		delete(out, newest.ULID)
 	}
 	return out
 }

@@ -96,6 +96,22 @@ func (p *place) check() error {
 	return err
 }
 
+// enter opens the bucket and lists the blocks of a place, by time. The caller
+// calls done.
+func (p *place) enter(ctx context.Context) (b bucket.Bucket, all []stocked, done func(), err error) {
+	if err := p.check(); err != nil {
+		return nil, nil, nil, err
+	}
+	if b, done, err = p.open(); err != nil {
+		return nil, nil, nil, err
+	}
+	if all, err = p.stock(ctx, b); err != nil {
+		done()
+		return nil, nil, nil, err
+	}
+	return b, all, done, nil
+}
+
 // stocked is a block in a bucket.
 type stocked struct {
 	home      bucket.Key
@@ -245,20 +261,13 @@ func blocksList(c *caller, args []string) error {
 	if _, err := c.parse(fs, args, 0); err != nil {
 		return err
 	}
-	if err := p.check(); err != nil {
-		return err
-	}
-	b, done, err := p.open()
+	ctx, stop := untilSignal()
+	defer stop()
+	_, all, done, err := p.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	ctx, stop := untilSignal()
-	defer stop()
-	all, err := p.stock(ctx, b)
-	if err != nil {
-		return err
-	}
 	rows := make([]blockRow, len(all))
 	for i := range all {
 		rows[i] = all[i].row()
@@ -284,9 +293,6 @@ func blocksMark(c *caller, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := p.check(); err != nil {
-		return err
-	}
 	chosen, err := selectBlocks(names)
 	switch {
 	case err != nil:
@@ -296,17 +302,13 @@ func blocksMark(c *caller, args []string) error {
 	case p.root:
 		return fmt.Errorf("%w: blocks at the root are Thanos', mark them with its tools", errUsage)
 	}
-	b, done, err := p.open()
+	ctx, stop := untilSignal()
+	defer stop()
+	b, all, done, err := p.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	ctx, stop := untilSignal()
-	defer stop()
-	all, err := p.stock(ctx, b)
-	if err != nil {
-		return err
-	}
 	marked := 0
 	for _, s := range all {
 		if !chosen(s.entry.ID) {

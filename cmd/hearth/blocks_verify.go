@@ -68,22 +68,15 @@ func verifyFolders(ctx context.Context, folders []string) (found []verdict, err 
 }
 
 func (p *place) verify(ctx context.Context, names []string) (found []verdict, err error) {
-	if err := p.check(); err != nil {
-		return nil, err
-	}
 	chosen, err := selectBlocks(names)
 	if err != nil {
 		return nil, err
 	}
-	b, done, err := p.open()
+	b, all, done, err := p.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	all, err := p.stock(ctx, b)
-	if err != nil {
-		return nil, err
-	}
 	for _, s := range all {
 		if s.deleted || !chosen(s.entry.ID) {
 			continue
