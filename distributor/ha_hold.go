@@ -153,7 +153,14 @@ func (d *Distributor) pushHeld(ctx context.Context, h *heldRequest) error {
 	defer b.release()
 	b.compressed = append(b.compressed[:0], h.body...)
 	b.held = d.inflight.hold(h.key.tenant)
-	if err := d.decompress(b); err != nil {
+	size, err := d.decodedSize(b.compressed)
+	if err != nil {
+		return err
+	}
+	if err := b.reserve(size); err != nil {
+		return err
+	}
+	if err := b.decompress(); err != nil {
 		return err
 	}
 	limits := d.limits(h.key.tenant)

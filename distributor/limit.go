@@ -98,6 +98,23 @@ func cost(samples, refused, bytes, burst int) int {
 	return max(samples, min(burst, max(samples+refused, bytes/bytesOfASample)))
 }
 
+// checkSize refuses a request that is too large for what the tenant may send now,
+// before it is decoded.
+func (d *Distributor) checkSize(id tenant.ID, l *tenant.Limits, bytes int) (err *wire.UserError, counted int) {
+	counted = cost(0, 0, bytes, l.IngestionBurst)
+	if l.IngestionRate <= 0 || counted == 0 {
+		return nil, 0
+	}
+	now, perSecond := d.now(), l.IngestionRate/float64(d.distributors())
+	have := d.rates.of(id, perSecond, l.IngestionBurst, now).TokensAt(now)
+	if have >= float64(counted) {
+		return nil, 0
+	}
+	err = wire.Errorf(rateKind(l), "err-ingestion-rate", "ingestion rate limit of %g samples/s reached (limit ingestion_rate) by a request of %d bytes, which counts as %d; send less, or ask for a higher limit", l.IngestionRate, bytes, counted)
+	err.RetryAfter = roomIn(counted, have, perSecond)
+	return err, counted
+}
+
 func (d *Distributor) checkRate(id tenant.ID, l *tenant.Limits, n int, q quota) *wire.UserError {
 	if q.perSecond <= 0 || n == 0 {
 		return nil

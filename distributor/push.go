@@ -28,9 +28,42 @@ type buffers struct {
 
 var pool = sync.Pool{New: func() any { return new(buffers) }}
 
-// maxKeptBuffer is the largest buffer that waits for its next use, so that one
-// giant request does not hold its memory for ever.
-const maxKeptBuffer = 8 << 20
+const (
+	// maxKeptBuffer is the largest buffer that waits for its next use, so that
+	// one giant request does not hold its memory for ever.
+	maxKeptBuffer = 8 << 20
+	// maxLargeBody is the same for a few bodies.
+	maxLargeBody = 32 << 20
+)
+
+// large are a few bodies of more than maxKeptBuffer that wait for their next
+// use. To have the kernel make the pages of a new one takes longer than to
+// decode into it.
+type large chan []byte
+
+var largeBodies = make(large, 2)
+
+// get may return nil.
+func (l large) get(size int) []byte {
+	select {
+	case b := <-l:
+		if cap(b) >= size {
+			return b
+		}
+	default:
+	}
+	return nil
+}
+
+func (l large) put(b []byte) {
+	if cap(b) > maxLargeBody {
+		return
+	}
+	select {
+	case l <- b[:0]:
+	default:
+	}
+}
 
 func (b *buffers) release() {
 	b.request.Reset()
@@ -41,6 +74,7 @@ func (b *buffers) release() {
 		b.compressed = nil
 	}
 	if cap(b.body) > maxKeptBuffer {
+		largeBodies.put(b.body)
 		b.body = nil
 	}
 	pool.Put(b)
@@ -80,11 +114,20 @@ func (d *Distributor) pushWith(ctx context.Context, id tenant.ID, v wire.Version
 	if err := b.read(body, length, d.cfg.MaxRequestBytes); err != nil {
 		return outcome{}, err
 	}
-	var err error
+	size, err := d.decodedSize(b.compressed)
+	if err != nil {
+		return outcome{}, err
+	}
+	if err, counted := d.checkSize(id, d.limits(id), size); err != nil && !b.recorded {
+		return outcome{}, d.slow(id, err, counted, b)
+	}
+	if err := b.reserve(size); err != nil {
+		return outcome{}, err
+	}
 	if b.turn, err = d.turns.take(ctx, id); err != nil {
 		return outcome{}, err
 	}
-	if err := d.decompress(b); err != nil {
+	if err := b.decompress(); err != nil {
 		return outcome{}, err
 	}
 	d.metrics.bytesIn.Add(float64(len(b.body)))
@@ -92,17 +135,24 @@ func (d *Distributor) pushWith(ctx context.Context, id tenant.ID, v wire.Version
 	return d.store(ctx, id, v, b)
 }
 
-// decompress fills b.body.
-func (d *Distributor) decompress(b *buffers) error {
-	size, err := d.decodedSize(b.compressed)
-	if err != nil {
-		return err
-	}
+// reserve makes room for a body of a size.
+func (b *buffers) reserve(size int) error {
 	// The body, and about as much again for what is decoded from it.
 	if err := b.held.take(2 * int64(size)); err != nil {
 		return err
 	}
-	if b.body, err = s2.Decode(b.body[:cap(b.body)], b.compressed); err != nil {
+	if size > cap(b.body) && size > maxKeptBuffer {
+		b.body = largeBodies.get(size)
+	}
+	if size > cap(b.body) {
+		b.body = wire.NewBody(size)
+	}
+	return nil
+}
+
+// decompress fills b.body.
+func (b *buffers) decompress() (err error) {
+	if b.body, err = wire.Decompress(b.body, b.compressed); err != nil {
 		return wire.Errorf(wire.Invalid, "err-decompress", "the body is not valid snappy: %s", err)
 	}
 	return nil

@@ -8,8 +8,9 @@ import (
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
-// turns has as many requests decoded at once as there are processors. When more
-// wait, tenants take turns: one that sends hundreds at once does not keep
+// turns has as many requests decoded at once as half of the processors can: to
+// decode is less than half of the work that a request is. When more wait, tenants
+// take turns: one that sends hundreds at once does not keep
 // another's single request waiting for more than the one that is being decoded.
 type turns struct {
 	mu      sync.Mutex

@@ -58,7 +58,7 @@ func (s *server) Push(ctx context.Context, p *wire.PushRequest) (*wire.Pushed, e
 		if n, err := s2.DecodedLen(body); err != nil || n > maxBody {
 			return nil, wire.Errorf(wire.Invalid, "err-decompress", "the body is not valid snappy, or longer than %d bytes", maxBody)
 		}
-		if d.body, err = s2.Decode(d.body[:cap(d.body)], body); err != nil {
+		if d.body, err = wire.Decompress(d.body, body); err != nil {
 			return nil, wire.Errorf(wire.Invalid, "err-decompress", "the body is not valid snappy: %s", err)
 		}
 		body = d.body

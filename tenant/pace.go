@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"math/rand/v2"
 	"net/http"
 	"time"
 )
@@ -43,8 +44,10 @@ func (p *Pace) delay(id ID, now time.Time) time.Duration {
 	r := p.refusals.of(id, now).ReserveN(now, 1)
 	d := r.DelayFrom(now)
 	if d > refusalWait {
-		r.CancelAt(now) // it waits with others, and not for its own turn
-		d = refusalWait
+		// It waits with others, and not for its own turn; but not all of them
+		// come back at the same moment.
+		r.CancelAt(now)
+		d = refusalWait/2 + rand.N(refusalWait/2)
 	}
 	return d
 }

@@ -57,7 +57,7 @@ func TestRefusalsAreAnsweredSlowly(t *testing.T) {
 		for d := range answers {
 			require.LessOrEqual(t, d, refusalWait)
 		}
-		require.LessOrEqual(t, n, 60*(refusalsPerSecond+connections/2)+refusalsAtOnce+connections)
+		require.LessOrEqual(t, n, 60*(refusalsPerSecond+connections)+refusalsAtOnce+connections)
 		// None of a tenant is not paced.
 		require.Zero(t, func() time.Duration {
 			began := time.Now()
