@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -14,6 +13,7 @@ func TestOneMail(t *testing.T) {
 	t.Parallel()
 	w, box := newWorld(t, 1), newMailbox(t)
 	m := w.members[0]
+	m.listed()
 	m.fire("TooEarly") // nobody is configured to hear of it, and that is no error
 	m.configure(box.config())
 	m.fire("Fire")
@@ -46,7 +46,7 @@ func TestConfigAPI(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1)
 	m := w.members[0]
-	require.Eventually(t, func() bool { return !m.lastListed().IsZero() }, time.Minute, time.Millisecond) // until then who is configured is not known
+	m.listed()
 	code, body := m.do(http.MethodGet, "/api/v1/alerts", "")
 	require.Equal(t, 404, code)
 	require.Contains(t, body, "alertmanager storage object not found")

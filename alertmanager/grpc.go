@@ -57,10 +57,11 @@ func (in *instance) serve(ctx context.Context, r *wire.APIRequest) (*wire.APIRes
 
 // State implements wire.AlertmanagerServer. One that sleeps has nothing that is
 // not in the bucket: its state is empty.
-func (s server) State(_ context.Context, r *wire.StateRequest) (*wire.AlertState, error) {
+func (s server) State(ctx context.Context, r *wire.StateRequest) (*wire.AlertState, error) {
 	id := tenant.ID(r.Tenant)
 	if in := s.a.use(id); in != nil {
 		defer in.done()
+		in.settle(ctx) // who asks is going to send what is not in the log
 		return in.state()
 	}
 	if err := s.a.whyNot(id); err != nil {

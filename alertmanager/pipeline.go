@@ -60,10 +60,10 @@ func (u underWay) Exec(ctx context.Context, l *slog.Logger, alerts ...*alert.Ale
 	return u.send.Exec(ctx, l, alerts...)
 }
 
-// settle waits for what is under way when the dispatcher has stopped: what a
-// receiver has taken is in the log then, for those who come after.
-func (in *instance) settle() {
-	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+// settle waits for what is under way: what a receiver has taken is in the log
+// then, for those who come after.
+func (in *instance) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	if err := in.sending.Acquire(ctx, everything); err != nil {
 		in.logger.Warn("a receiver is slow, what it was sent last may be sent again")

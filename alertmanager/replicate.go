@@ -82,7 +82,7 @@ func (n *news) toOthers(ctx context.Context, to []ring.Member, s *wire.AlertStat
 		wg.Go(func() {
 			am, err := n.in.parent.place.to(m)
 			if err == nil {
-				err = merge(ctx, am, s)
+				_, err = am.Merge(ctx, s)
 			}
 			errs[i] = n.in.parent.metrics.done("tell", err)
 		})
@@ -96,22 +96,6 @@ func (n *news) toOthers(ctx context.Context, to []ring.Member, s *wire.AlertStat
 		}
 	}
 	return errors.Join(errs...) == nil
-}
-
-// merge does not wait longer than it may: two replicas that close at once, and
-// have something to tell each other, would wait for each other.
-func merge(ctx context.Context, am wire.AlertmanagerServer, s *wire.AlertState) error {
-	merged := make(chan error, 1)
-	go func() {
-		_, err := am.Merge(ctx, s)
-		merged <- err
-	}()
-	select {
-	case err := <-merged:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // told waits until the other replicas have been told, or cannot be.

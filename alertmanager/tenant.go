@@ -36,7 +36,8 @@ const (
 	// collectEvery is how often upstream's packages drop what is resolved.
 	collectEvery = 30 * time.Minute
 	groupsEvery  = 30 * time.Second
-	// settleTimeout is how long a receiver may take to answer when sending ends.
+	// settleTimeout is how long a receiver may take to answer, for those who wait
+	// for what is under way.
 	settleTimeout = 5 * time.Second
 	everything    = math.MaxInt32
 )
@@ -229,7 +230,7 @@ func (in *instance) collect() {
 func (in *instance) halt() {
 	if in.dispatcher != nil {
 		in.dispatcher.Stop()
-		in.settle()
+		in.settle(context.Background())
 		in.inhibitor.Stop()
 	}
 }

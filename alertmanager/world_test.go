@@ -164,6 +164,12 @@ func (w *world) part(m *member, cut bool) {
 
 const team tenant.ID = "team"
 
+// listed waits until a member knows who is configured.
+func (m *member) listed() {
+	m.world.t.Helper()
+	require.Eventually(m.world.t, func() bool { return !m.lastListed().IsZero() }, time.Minute, time.Millisecond)
+}
+
 // do asks a member as the tenant.
 func (m *member) do(method, path, body string) (int, string) {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
@@ -224,6 +230,7 @@ func newMailbox(t testing.TB) *mailbox {
 	go func() { done <- s.Serve(l) }()
 	t.Cleanup(func() {
 		require.NoError(t, s.Close())
+		_ = l.Close() // it may not have begun to serve
 		require.NoError(t, <-done)
 	})
 	return b

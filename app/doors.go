@@ -25,7 +25,7 @@ func (a *App) newDoors(r *mux.Router) doors {
 		d.byName[name].Use(use...)
 	}
 	add(openDoor)
-	pace := tenant.NewPace()
+	pace := &tenant.Pace{}
 	for _, s := range tenant.AllScopes() {
 		if s == tenant.Operator { // an operator looks in while the parts start
 			add(s.String(), a.auth.Require(s))

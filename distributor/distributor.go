@@ -40,9 +40,9 @@ type Distributor struct {
 	limits       func(tenant.ID) *tenant.Limits
 	logger       *slog.Logger
 	metrics      *metrics
-	rates        rates // of samples
-	byteRates    rates
-	requestRates rates
+	rates        tenant.Rates // of samples
+	byteRates    tenant.Rates
+	requestRates tenant.Rates
 	overdrawn    overdrawn
 	inflight     inflight
 	turns        *turns

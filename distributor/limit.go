@@ -1,68 +1,13 @@
 package distributor
 
 import (
-	"sync"
-	"time"
-
-	"golang.org/x/time/rate"
-
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
 
-// rates holds a token bucket of samples for each tenant that wrote lately.
-type rates struct {
-	mu       sync.Mutex
-	byTenant map[tenant.ID]*tenantRate
-	swept    int // tenants left after the last sweep
-}
-
-type tenantRate struct {
-	limiter *rate.Limiter
-	used    time.Time
-}
-
-// rateIdle is after how long without writes a tenant's bucket is dropped. It
-// is full by then, as it would be if made anew.
-const rateIdle = 10 * time.Minute
-
-func (r *rates) of(id tenant.ID, perSecond float64, burst int, now time.Time) *rate.Limiter {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	t := r.byTenant[id]
-	if t == nil {
-		r.sweep(now)
-		t = &tenantRate{limiter: rate.NewLimiter(rate.Limit(perSecond), burst)}
-		r.byTenant[id] = t
-	}
-	if t.limiter.Limit() != rate.Limit(perSecond) || t.limiter.Burst() != burst {
-		t.limiter.SetLimitAt(now, rate.Limit(perSecond))
-		t.limiter.SetBurstAt(now, burst)
-	}
-	t.used = now
-	return t.limiter
-}
-
-// sweep drops idle buckets whenever their number has doubled, so its cost is
-// spread over the tenants that come.
-func (r *rates) sweep(now time.Time) {
-	if r.byTenant == nil {
-		r.byTenant = map[tenant.ID]*tenantRate{}
-	}
-	if len(r.byTenant) < 2*r.swept+1000 {
-		return
-	}
-	for id, t := range r.byTenant {
-		if now.Sub(t.used) > rateIdle {
-			delete(r.byTenant, id)
-		}
-	}
-	r.swept = len(r.byTenant)
-}
-
 // quota is one of a tenant's limits on rates.
 type quota struct {
-	of        *rates
+	of        *tenant.Rates
 	what      string // what is counted
 	id        string // of the error for going too fast
 	burstID   string // of the error for a single request that can never pass
@@ -106,7 +51,7 @@ func (d *Distributor) checkSize(id tenant.ID, l *tenant.Limits, bytes int) (err 
 		return nil, 0
 	}
 	now, perSecond := d.now(), l.IngestionRate/float64(d.distributors())
-	have := d.rates.of(id, perSecond, l.IngestionBurst, now).TokensAt(now)
+	have := d.rates.Of(id, perSecond, l.IngestionBurst, now).TokensAt(now)
 	if have >= float64(counted) {
 		return nil, 0
 	}
@@ -125,7 +70,7 @@ func (d *Distributor) checkRate(id tenant.ID, l *tenant.Limits, n int, q quota) 
 	now := d.now()
 	// Requests are spread evenly over the distributors, so each has its share.
 	perSecond := q.perSecond / float64(d.distributors())
-	lim := q.of.of(id, perSecond, q.most, now)
+	lim := q.of.Of(id, perSecond, q.most, now)
 	if lim.AllowN(now, n) {
 		return nil
 	}

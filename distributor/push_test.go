@@ -385,13 +385,3 @@ func TestIngesterErrors(t *testing.T) {
 	require.Equal(t, 400, w.Code)
 	require.Contains(t, w.Body.String(), "refused: 1 err-missing-metric-name, 3 err-max-series; the rest of the request is stored")
 }
-
-func TestIdleRateLimitersAreDropped(t *testing.T) {
-	var r rates
-	l := tenant.DefaultLimits()
-	now := time.Now()
-	for i := range 5000 {
-		r.of(tenant.ID(strings.Repeat("x", 1+i%100)+string(rune('a'+i/100))), l.IngestionRate, l.IngestionBurst, now.Add(time.Duration(i)*time.Second))
-	}
-	require.Less(t, len(r.byTenant), 2500)
-}

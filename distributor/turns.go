@@ -10,8 +10,8 @@ import (
 
 // turns has as many requests decoded at once as half of the processors can: to
 // decode is less than half of the work that a request is. When more wait, tenants
-// take turns: one that sends hundreds at once does not keep
-// another's single request waiting for more than the one that is being decoded.
+// take turns: one that sends hundreds at once does not keep another's single
+// request waiting for more than the one that is being decoded.
 type turns struct {
 	mu      sync.Mutex
 	free    int

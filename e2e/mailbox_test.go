@@ -37,6 +37,7 @@ func newMailbox(t testing.TB) *mailbox {
 	go func() { done <- s.Serve(l) }()
 	t.Cleanup(func() {
 		s.Close()
+		l.Close() // it may not have begun to serve
 		<-done
 		if t.Failed() {
 			t.Logf("mails that came: %q", b.got)

@@ -20,11 +20,8 @@ const (
 // Pace answers a tenant's refusals (429 and 503) slowly, once there are many. A
 // sender that repeats what was refused without a pause then sends a little more
 // than nothing on each connection, and does not keep the processors busy that
-// others need. Safe for concurrent use.
-type Pace struct{ refusals *Rates }
-
-// NewPace makes a pace that has seen no refusals.
-func NewPace() *Pace { return &Pace{NewRates(refusalsPerSecond, refusalsAtOnce)} }
+// others need. Safe for concurrent use; the zero value is ready.
+type Pace struct{ refusals Rates }
 
 // Middleware paces the answers of next. Requests come with their tenant in the
 // context.
@@ -41,7 +38,7 @@ func (p *Pace) Middleware(next http.Handler) http.Handler {
 
 // delay is how long the next refusal of a tenant waits.
 func (p *Pace) delay(id ID, now time.Time) time.Duration {
-	r := p.refusals.of(id, now).ReserveN(now, 1)
+	r := p.refusals.Of(id, refusalsPerSecond, refusalsAtOnce, now).ReserveN(now, 1)
 	d := r.DelayFrom(now)
 	if d > refusalWait {
 		// It waits with others, and not for its own turn; but not all of them

@@ -14,7 +14,7 @@ import (
 
 func TestRefusalsAreAnsweredSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := NewPace()
+		var p Pace
 		h := p.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			status := http.StatusTooManyRequests
 			if r.URL.Path == "/fine" {

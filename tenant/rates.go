@@ -11,52 +11,45 @@ import (
 // for that need not be.
 const rememberedRates = 1000
 
-// Rates holds each tenant to a rate. Safe for concurrent use.
+// Rates has a token bucket for each tenant that may have used some of it. Safe
+// for concurrent use; the zero value is ready.
 type Rates struct {
-	perSecond rate.Limit
-	burst     int
-
 	mu       sync.Mutex
-	byTenant map[ID]*rate.Limiter // those that may have used some of their burst
-	sweepAt  int                  // with so many
+	byTenant map[ID]*rate.Limiter
+	kept     int // by the last sweep
 }
 
-// NewRates makes rates of so many a second, and so many at once.
-func NewRates(perSecond float64, burst int) *Rates {
-	return &Rates{perSecond: rate.Limit(perSecond), burst: burst, byTenant: map[ID]*rate.Limiter{}, sweepAt: rememberedRates}
-}
-
-// Allow says whether a tenant may have n now. If not, it says when.
-func (r *Rates) Allow(id ID, n int, now time.Time) (ok bool, after time.Duration) {
-	t := r.of(id, now).ReserveN(now, min(n, r.burst))
-	if after = t.DelayFrom(now); after > 0 {
-		t.CancelAt(now)
-	}
-	return after == 0, after
-}
-
-func (r *Rates) of(id ID, now time.Time) *rate.Limiter {
+// Of is a tenant's bucket. It fills by so many a second, up to burst; both may be
+// others than last time.
+func (r *Rates) Of(id ID, perSecond float64, burst int, now time.Time) *rate.Limiter {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.byTenant[id]
 	if l == nil {
 		r.sweep(now)
-		l = rate.NewLimiter(r.perSecond, r.burst)
+		l = rate.NewLimiter(rate.Limit(perSecond), burst)
 		r.byTenant[id] = l
+	}
+	if l.Limit() != rate.Limit(perSecond) || l.Burst() != burst {
+		l.SetLimitAt(now, rate.Limit(perSecond))
+		l.SetBurstAt(now, burst)
 	}
 	return l
 }
 
-// sweep forgets those who have all of their burst again. It looks at a tenant
-// once for each other one that comes, on average.
+// sweep drops full buckets, which are as if made anew, whenever there are twice as
+// many as it has kept: its cost is spread over the tenants that come.
 func (r *Rates) sweep(now time.Time) {
-	if len(r.byTenant) < r.sweepAt {
+	if r.byTenant == nil {
+		r.byTenant = map[ID]*rate.Limiter{}
+	}
+	if len(r.byTenant) < max(rememberedRates, 2*r.kept) {
 		return
 	}
 	for id, l := range r.byTenant {
-		if l.TokensAt(now) >= float64(r.burst) {
+		if l.TokensAt(now) >= float64(l.Burst()) {
 			delete(r.byTenant, id)
 		}
 	}
-	r.sweepAt = max(rememberedRates, 2*len(r.byTenant))
+	r.kept = len(r.byTenant)
 }

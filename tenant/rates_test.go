@@ -9,34 +9,32 @@ import (
 )
 
 func TestRates(t *testing.T) {
-	r := NewRates(1, 100)
+	var r Rates
 	now := time.Now()
-	allow := func(id ID, n int) time.Duration {
-		ok, after := r.Allow(id, n, now)
-		require.Equal(t, ok, after == 0)
-		return after
-	}
-	require.Zero(t, allow("a", 60))
-	require.Zero(t, allow("a", 40))
-	require.Equal(t, 30*time.Second, allow("a", 30))
-	require.Equal(t, time.Second, allow("a", 1), "what is refused takes nothing")
-	require.Zero(t, allow("b", 100), "another tenant has its own")
-	now = now.Add(30 * time.Second)
-	require.Zero(t, allow("a", 30))
-	now = now.Add(100 * time.Second)
-	require.Zero(t, allow("a", 1000), "more than there ever is takes all there is")
-	require.Positive(t, allow("a", 1))
+	require.True(t, r.Of("a", 1, 100, now).AllowN(now, 60))
+	require.True(t, r.Of("a", 1, 100, now).AllowN(now, 40))
+	require.False(t, r.Of("a", 1, 100, now).AllowN(now, 1))
+	require.True(t, r.Of("b", 1, 100, now).AllowN(now, 100), "another tenant has its own")
+	now = now.Add(time.Second)
+	require.True(t, r.Of("a", 10, 100, now).AllowN(now, 1), "what was saved up stays when the rate changes")
+	require.False(t, r.Of("a", 10, 100, now).AllowN(now, 1))
+	now = now.Add(time.Second)
+	require.True(t, r.Of("a", 10, 100, now).AllowN(now, 10))
 }
 
-func TestTenantsAreForgottenByRates(t *testing.T) {
-	r := NewRates(20, 20)
+func TestFullBucketsAreDropped(t *testing.T) {
+	var r Rates
 	now := time.Now()
 	for i := range 10 * rememberedRates {
-		r.Allow(ID(fmt.Sprint(i)), 1, now.Add(time.Duration(i)*time.Second))
+		at := now.Add(time.Duration(i) * time.Second)
+		r.Of(ID(fmt.Sprint(i)), 20, 20, at).AllowN(at, 1)
 	}
 	require.LessOrEqual(t, len(r.byTenant), rememberedRates)
-	for i := range 3 * rememberedRates { // all of them owe something
-		r.Allow(ID(fmt.Sprint("busy-", i)), 20, now.Add(24*time.Hour))
+	now = now.Add(24 * time.Hour)
+	for i := range 3 * rememberedRates {
+		r.Of(ID(fmt.Sprint("busy-", i)), 20, 20, now).AllowN(now, 20)
 	}
-	require.Greater(t, len(r.byTenant), 3*rememberedRates-1)
+	for i := range 3 * rememberedRates {
+		require.NotNil(t, r.byTenant[ID(fmt.Sprint("busy-", i))], "all of them owe something")
+	}
 }

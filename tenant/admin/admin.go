@@ -21,13 +21,13 @@ import (
 type API struct {
 	registry *tenant.Registry
 	meter    Meter
-	asked    *tenant.Rates // hours of usage that tenants have asked for
+	asked    tenant.Rates // hours of usage that tenants have asked for
 	logger   *slog.Logger
 }
 
 // New makes the API to a registry and to what a meter has counted.
 func New(r *tenant.Registry, m Meter, logger *slog.Logger) *API {
-	return &API{registry: r, meter: m, asked: tenant.NewRates(hoursPerSecond, hoursAtOnce), logger: logger}
+	return &API{registry: r, meter: m, logger: logger}
 }
 
 // OpenAPI is the description of the API.

@@ -49,7 +49,10 @@ const (
 
 // paced says whether a tenant may read so many hours of usage now.
 func (a *API) paced(id tenant.ID, hours int) error {
-	if ok, after := a.asked.Allow(id, hours, time.Now()); !ok {
+	now := time.Now()
+	r := a.asked.Of(id, hoursPerSecond, hoursAtOnce, now).ReserveN(now, hours)
+	if after := r.DelayFrom(now); after > 0 {
+		r.CancelAt(now)
 		return &wire.UserError{
 			Kind: wire.Limited, ID: "err-usage-rate", RetryAfter: max(time.Second, after),
 			Msg: fmt.Sprintf("usage is asked for too often: %d hours of it are read at once and %d each second after that; ask for a shorter period, or less often", hoursAtOnce, hoursPerSecond),
