@@ -75,8 +75,10 @@ type instance struct {
 
 // newInstance makes a tenant's Alertmanager. It does nothing until apply.
 func (a *Alertmanager) newInstance(id tenant.ID) (*instance, error) {
-	in := &instance{id: id, parent: a, logger: a.logger.With("tenant", id), muted: marker.NewGroupMarker(), sending: semaphore.NewWeighted(everything),
-		joined: make(chan struct{}), leave: func() {}}
+	in := &instance{
+		id: id, parent: a, logger: a.logger.With("tenant", id), muted: marker.NewGroupMarker(),
+		sending: semaphore.NewWeighted(everything), joined: make(chan struct{}), leave: func() {},
+	}
 	limit := func(f func(*tenant.Limits) int) func() int { return func() int { return f(a.limits(id)) } }
 	var err error
 	in.silences, err = silence.New(silence.Options{

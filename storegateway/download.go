@@ -22,12 +22,12 @@ const segmentsFile = "segments.json"
 
 // download fetches what a query needs of a block besides its chunks, checks
 // it, and opens it where it will stay.
-func (s *store) download(ctx context.Context, key blockKey) (index *tsdb.Block, segments []segment, size int64, err error) {
+func (s *store) download(ctx context.Context, key blockKey) (index *localIndex, err error) {
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	case <-ctx.Done():
-		return nil, nil, 0, ctx.Err()
+		return nil, ctx.Err()
 	}
 	defer func() { s.metrics.indexDownloads.WithLabelValues(outcome(err)).Inc() }()
 
@@ -38,17 +38,17 @@ func (s *store) download(ctx context.Context, key blockKey) (index *tsdb.Block, 
 		}
 	}()
 	if err := s.fetchFiles(ctx, key, temp); err != nil {
-		return nil, nil, 0, fmt.Errorf("fetch block %s/%s: %w", key.home, key.id, err)
+		return nil, fmt.Errorf("fetch block %s/%s: %w", key.home, key.id, err)
 	}
-	index, segments, size, err = openDir(temp, key, s.logger)
+	index, err = openDir(temp, key, s.logger)
 	if err != nil {
-		return nil, nil, 0, fmt.Errorf("open block %s/%s: %w", key.home, key.id, err)
+		return nil, fmt.Errorf("open block %s/%s: %w", key.home, key.id, err)
 	}
 	// The files stay mapped while their folder moves.
 	if err := s.publish(temp, key); err != nil {
-		return nil, nil, 0, errors.Join(err, index.Close())
+		return nil, errors.Join(err, index.Close())
 	}
-	return index, segments, size, nil
+	return index, nil
 }
 
 func (s *store) publish(temp string, key blockKey) error {
@@ -155,27 +155,27 @@ func (s *store) listFiles(ctx context.Context, key blockKey, metaPath string) (m
 // openDir opens a local folder: its size is that of the index. The index
 // reader checks the index's header, table of contents, symbols and table of
 // postings here, and all else when it is read.
-func openDir(dir string, key blockKey, logger *slog.Logger) (*tsdb.Block, []segment, int64, error) {
+func openDir(dir string, key blockKey, logger *slog.Logger) (*localIndex, error) {
 	data, err := os.ReadFile(filepath.Join(dir, segmentsFile))
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, err
 	}
 	var sizes map[int]int64
 	if err := json.Unmarshal(data, &sizes); err != nil {
-		return nil, nil, 0, fmt.Errorf("read %s: %w", segmentsFile, err)
+		return nil, fmt.Errorf("read %s: %w", segmentsFile, err)
 	}
 	info, err := os.Stat(filepath.Join(dir, bucket.IndexFile))
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, err
 	}
 	index, err := tsdb.OpenBlock(logger, dir, nil, nil)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, err
 	}
 	if got := index.Meta().ULID; got != key.id {
-		return nil, nil, 0, errors.Join(fmt.Errorf("meta.json is that of block %s", got), index.Close())
+		return nil, errors.Join(fmt.Errorf("meta.json is that of block %s", got), index.Close())
 	}
-	return index, segmentsOf(key, sizes), info.Size(), nil
+	return &localIndex{Block: index, segments: segmentsOf(key, sizes), size: info.Size(), mapped: mappingOf(info)}, nil
 }
 
 // segmentsOf makes the list in which a chunk reference's segment index counts.

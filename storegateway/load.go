@@ -133,7 +133,13 @@ func (l *loader) readSpan(ctx context.Context, cs []plannedChunk, sp span, data 
 }
 
 func (l *loader) trySpan(ctx context.Context, cs []plannedChunk, sp span, data [][]byte) (want []uint32, err error) {
+	weight := min(int64(len(sp.want)), copiedAtOnce) // and perhaps a page that the index did not tell of
+	if err := l.pages.copying.Acquire(ctx, weight); err != nil {
+		return nil, err
+	}
+	defer l.pages.copying.Release(weight)
 	v := &view{seg: sp.seg}
+	defer v.release()
 	sizes := make([]chunkSize, len(sp.items))
 	for missing := sp.want; len(missing) > 0; {
 		got, err := l.pages.get(ctx, sp.seg, missing)
@@ -186,11 +192,17 @@ type chunkSize struct{ head, body int }
 type view struct {
 	seg   *segment
 	nums  []uint32 // rising
-	pages [][]byte
+	pages []*page
 	last  int // where a page was found last
 }
 
-func (v *view) add(nums []uint32, pages [][]byte) {
+func (v *view) release() {
+	for _, pg := range v.pages {
+		pg.release()
+	}
+}
+
+func (v *view) add(nums []uint32, pages []*page) {
 	if len(v.nums) == 0 {
 		v.nums, v.pages = slices.Clone(nums), pages
 		return
@@ -199,6 +211,8 @@ func (v *view) add(nums []uint32, pages [][]byte) {
 		if i, ok := slices.BinarySearch(v.nums, n); !ok {
 			v.nums = slices.Insert(v.nums, i, n)
 			v.pages = slices.Insert(v.pages, i, pages[j])
+		} else {
+			pages[j].release()
 		}
 	}
 	v.last = 0
@@ -209,7 +223,7 @@ func (v *view) page(n uint32) []byte {
 	for i := v.last; i < len(v.nums) && i < v.last+2; i++ {
 		if v.nums[i] == n {
 			v.last = i
-			return v.pages[i]
+			return v.pages[i].data
 		}
 	}
 	i, ok := slices.BinarySearch(v.nums, n)
@@ -217,7 +231,7 @@ func (v *view) page(n uint32) []byte {
 		return nil
 	}
 	v.last = i
-	return v.pages[i]
+	return v.pages[i].data
 }
 
 // measureAll finds out how large the chunks are, and returns the pages that

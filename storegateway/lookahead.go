@@ -24,17 +24,25 @@ const (
 
 	// What the windows of all blocks of one query may hold together, as far as
 	// windows of the least size allow.
-	queryWindows = 64 << 20
-	leastWindow  = 64 << 10
+	queryWindows      = 64 << 20
+	leastWindow       = 64 << 10
+	queryWindowSeries = 32 << 10
 
 	maxKnownSize  = 1 << 20 // a distance between chunks above this is no chunk's size
 	contextChecks = 128     // series between two looks at the context
 )
 
-// windowShare is how many bytes of chunks one of n blocks that a query reads
-// may have in a window.
-func windowShare(n int) int64 {
-	return min(max(queryWindows/int64(residentBatches*max(n, 1)), leastWindow), lastWindowBytes)
+// share is how much one of the blocks that a query reads may have in a window.
+type share struct {
+	series int
+	bytes  int64 // of chunks
+}
+
+func shareOf(blocks int) share {
+	return share{
+		series: min(max(queryWindowSeries/max(blocks, 1), firstWindowSeries), lastWindowSeries),
+		bytes:  min(max(queryWindows/int64(residentBatches*max(blocks, 1)), leastWindow), lastWindowBytes),
+	}
 }
 
 // indexReader is a block's index as one Select sees it. It reads the entries
@@ -48,17 +56,18 @@ type indexReader struct {
 
 	ctx        context.Context
 	minT, maxT int64             // chunks outside are of no interest
-	window     int64             // bytes of chunks in the largest window
+	window     share             // of the largest window
 	rest       []*labels.Matcher // tested on each series: those the postings do not cover
 	plan       *plan             // nil: nobody needs chunks
 	fail       func(error) error
+	letGo      func() // called now and then, when more of the index has been touched
 
 	ahead *lookahead
 }
 
 // SortedPostings is where tsdb hands over the series it is about to read.
 func (r *indexReader) SortedPostings(p index.Postings) index.Postings {
-	r.ahead = &lookahead{r: r, postings: r.IndexReader.SortedPostings(p), series: firstWindowSeries, bytes: min(firstWindowBytes, r.window)}
+	r.ahead = &lookahead{r: r, postings: r.IndexReader.SortedPostings(p), series: firstWindowSeries, bytes: min(firstWindowBytes, r.window.bytes)}
 	return r.ahead
 }
 
@@ -79,10 +88,12 @@ func (r *indexReader) Postings(ctx context.Context, name string, values ...strin
 }
 
 func (r *indexReader) PostingsForLabelMatching(ctx context.Context, name string, match func(string) bool) index.Postings {
+	defer r.letGo()
 	return r.wordPostings(r.IndexReader.PostingsForLabelMatching(ctx, name, match))
 }
 
 func (r *indexReader) PostingsForAllLabelValues(ctx context.Context, name string) index.Postings {
+	defer r.letGo()
 	return r.wordPostings(r.IndexReader.PostingsForAllLabelValues(ctx, name))
 }
 
@@ -210,8 +221,11 @@ func (l *lookahead) fill() *window {
 		l.err = err
 		return &window{}
 	}
-	l.series = min(2*l.series, lastWindowSeries)
-	l.bytes = min(2*l.bytes, l.r.window)
+	if len(w.series) >= firstWindowSeries {
+		l.r.letGo()
+	}
+	l.series = min(2*l.series, l.r.window.series)
+	l.bytes = min(2*l.bytes, l.r.window.bytes)
 	if l.r.plan == nil || len(w.series) == 0 {
 		return w
 	}

@@ -54,6 +54,7 @@ type store struct {
 	metrics *metrics
 	base    context.Context // downloads outlive the queries that asked for them
 	slots   chan struct{}   // held while downloading
+	mapped  *residence
 	tempNo  atomic.Int64
 	running sync.WaitGroup
 
@@ -84,10 +85,17 @@ type block struct {
 
 	// Set before opening.done is closed; not nil from then on until closed
 	// with no references left.
-	index    *tsdb.Block // of the local folder: all but the chunks
-	segments []segment
+	index *localIndex
 
 	values sync.Map // name of a label -> how many values it has, once somebody had to know
+}
+
+// localIndex is what is on local disk of a block: all but the chunks.
+type localIndex struct {
+	*tsdb.Block
+	segments []segment
+	size     int64 // bytes
+	mapped   mapping
 }
 
 // opening is one attempt to open a block.
@@ -113,6 +121,7 @@ func newStore(base context.Context, b bucket.Bucket, dir string, budget int64, l
 		metrics: m,
 		base:    base,
 		slots:   make(chan struct{}, openAtOnce),
+		mapped:  newResidence(),
 		blocks:  map[blockKey]*block{},
 		refused: map[blockKey]refusal{},
 	}
@@ -188,19 +197,19 @@ func (s *store) open(b *block, op *opening) {
 	defer s.running.Done()
 	ctx, cancel := context.WithTimeout(s.base, openTimeout)
 	defer cancel()
-	index, segments, size := s.openLocal(b)
+	index := s.openLocal(b)
 	var err error
 	if index == nil {
-		index, segments, size, err = s.download(ctx, b.key)
+		index, err = s.download(ctx, b.key)
 	}
 
 	s.mu.Lock()
 	b.opening = nil
 	switch {
 	case err == nil:
-		b.index, b.segments = index, segments
-		s.disk += size - b.size
-		b.size = size
+		b.index = index
+		s.disk += index.size - b.size
+		b.size = index.size
 		delete(s.refused, b.key)
 		s.metrics.blocksOpen.Inc()
 		s.metrics.indexDisk.Set(float64(s.disk))
@@ -218,27 +227,28 @@ func (s *store) open(b *block, op *opening) {
 	op.err = err
 	close(op.done)
 	s.finish(out)
+	s.letGo()
 }
 
 // openLocal opens what is on local disk. A folder that is broken is thrown
-// away; then, as where there is none, the block is nil.
-func (s *store) openLocal(b *block) (*tsdb.Block, []segment, int64) {
+// away; then, as where there is none, the index is nil.
+func (s *store) openLocal(b *block) *localIndex {
 	s.mu.Lock()
 	size := b.size
 	s.mu.Unlock()
 	if size == 0 {
-		return nil, nil, 0
+		return nil
 	}
-	index, segments, size, err := openDir(s.localDir(b.key), b.key, s.logger)
+	index, err := openDir(s.localDir(b.key), b.key, s.logger)
 	if err == nil {
-		return index, segments, size
+		return index
 	}
 	s.logger.Warn("local index is broken, will fetch it again", "home", b.key.home, "block", b.key.id, "err", err)
 	s.mu.Lock()
 	r := s.takeDir(b)
 	s.mu.Unlock()
 	s.finish([]*removal{r})
-	return nil, nil, 0
+	return nil
 }
 
 // distrust throws a block's local index away because reading it failed: the
@@ -258,7 +268,7 @@ func (s *store) distrust(b *block) {
 // removal is a block that was taken out of the store and is to be closed and
 // deleted without holding the lock.
 type removal struct {
-	index *tsdb.Block
+	index *localIndex
 	dir   string // below tmp; "" if nothing is on disk
 }
 
@@ -296,7 +306,7 @@ func (s *store) unmap(b *block) *removal {
 	if b.index != nil {
 		s.metrics.blocksOpen.Dec()
 	}
-	b.index, b.segments = nil, nil
+	b.index = nil
 	return r
 }
 
@@ -335,6 +345,22 @@ func (s *store) finish(out []*removal) {
 			}
 		}
 	}
+}
+
+// letGo has the kernel take back what is resident of the indexes when that has
+// become much. Queries that read them go on, and have what they touch again.
+func (s *store) letGo() {
+	if !s.mapped.over() {
+		return
+	}
+	s.mu.Lock() // no index is unmapped meanwhile
+	for _, b := range s.blocks {
+		if b.index != nil {
+			b.index.mapped.letGo()
+		}
+	}
+	s.mu.Unlock()
+	s.mapped.reset()
 }
 
 // tidy unmaps indexes that nobody has read for a while, and removes those that
@@ -432,6 +458,7 @@ func (s *store) stop() {
 	}
 	s.mu.Unlock()
 	s.finish(out)
+	s.mapped.close()
 }
 
 func (s *store) blocksDir() string          { return filepath.Join(s.dir, "blocks") }

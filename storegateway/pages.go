@@ -6,9 +6,11 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/hearth-metrics/hearth/bucket"
 )
@@ -21,7 +23,9 @@ const (
 	maxRunPages = 32 // of one range read: 2 MiB
 	maxGapPages = 8  // pages that nobody asked for, read to save a request: 512 KiB
 
-	fetchesAtOnce = 32 // range reads at once, of all queries
+	fetchesAtOnce = 32  // range reads at once, of all queries
+	fetchedAtOnce = 512 // pages that they bring: 32 MiB
+	copiedAtOnce  = 512 // pages that chunks are being copied from, of all queries: 32 MiB
 	fetchTimeout  = time.Minute
 	fetchTries    = 2
 )
@@ -33,15 +37,39 @@ type pageKey struct {
 	page    uint32
 }
 
+// page is a page in memory. It is shared and must not be changed. A query may
+// read gigabytes of them in a second, so a page that nobody has any more is used
+// again. One that somebody forgets to release is left to the collector.
+type page struct {
+	data []byte
+	refs atomic.Int32 // readers, the cache, the fetch that brought it
+}
+
+var pagePool = sync.Pool{New: func() any { return &page{data: make([]byte, 0, pageSize)} }}
+
+// newPage is a page of some bytes that one has.
+func newPage(size int32) *page {
+	pg := pagePool.Get().(*page) //nolint:forcetypeassert // there are no others
+	pg.data = pg.data[:size]
+	pg.refs.Store(1)
+	return pg
+}
+
+func (pg *page) release() {
+	if pg.refs.Add(-1) == 0 {
+		pagePool.Put(pg)
+	}
+}
+
 // pages reads pages of segments: from memory, from local disk, or else from
-// the bucket, in which case nobody else reads the same page meanwhile. What it
-// returns is shared and must not be changed.
+// the bucket, in which case nobody else reads the same page meanwhile.
 type pages struct {
 	bucket  bucket.Bucket
 	logger  *slog.Logger
 	metrics *metrics
-	base    context.Context // fetches outlive the query that was the first to ask
-	slots   chan struct{}   // held while fetching
+	base    context.Context     // fetches outlive the query that was the first to ask
+	slots   *semaphore.Weighted // of fetchedAtOnce, held while fetching
+	copying *semaphore.Weighted // of copiedAtOnce, held by loaders
 	running sync.WaitGroup
 
 	mu      sync.Mutex
@@ -56,9 +84,9 @@ type fetch struct {
 	seg    *segment
 	first  uint32
 	count  int
-	wanted []uint32 // the pages somebody waits for; the others fill gaps
+	wanted map[uint32]int32 // the pages somebody waits for, and how many do; the others fill gaps. Guarded by pages.mu.
 	done   chan struct{}
-	pages  [][]byte // set before done is closed, like err
+	pages  []*page // set before done is closed, like err
 	err    error
 }
 
@@ -68,16 +96,18 @@ func newPages(base context.Context, b bucket.Bucket, memory int64, disk *pageFil
 		logger:  logger,
 		metrics: m,
 		base:    base,
-		slots:   make(chan struct{}, fetchesAtOnce),
+		slots:   semaphore.NewWeighted(fetchedAtOnce),
+		copying: semaphore.NewWeighted(copiedAtOnce),
 		memory:  newPageLRU(memory),
 		disk:    disk,
 		fetches: map[pageKey]*fetch{},
 	}
 }
 
-// get returns pages of a segment, whose numbers are in rising order.
-func (p *pages) get(ctx context.Context, seg *segment, want []uint32) ([][]byte, error) {
-	got := make([][]byte, len(want))
+// get returns pages of a segment, whose numbers are in rising order. The caller
+// releases them.
+func (p *pages) get(ctx context.Context, seg *segment, want []uint32) ([]*page, error) {
+	got := make([]*page, len(want))
 	onDisk, waits := p.look(seg, want, got)
 	again := p.readDisk(seg, want, got, onDisk)
 	for _, w := range waits {
@@ -123,19 +153,20 @@ type pageOnDisk struct {
 
 // look fills in what is in memory, and says where the rest is. Fetches of what
 // is nowhere are begun.
-func (p *pages) look(seg *segment, want []uint32, got [][]byte) (onDisk []pageOnDisk, waits []pageWait) {
+func (p *pages) look(seg *segment, want []uint32, got []*page) (onDisk []pageOnDisk, waits []pageWait) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var missing []int
 	var hit int
 	for i, n := range want {
 		key := pageKey{seg.id, seg.num, n}
-		if page := p.memory.get(key); page != nil {
-			got[i] = page
-			hit += len(page)
+		if pg := p.memory.get(key); pg != nil {
+			got[i] = pg
+			hit += len(pg.data)
 			continue
 		}
 		if f := p.fetches[key]; f != nil {
+			f.wanted[n]++
 			waits = append(waits, pageWait{i, f})
 			continue
 		}
@@ -172,14 +203,14 @@ func runLength(want []uint32, missing []int) int {
 // begin starts the fetch of a run. The caller holds mu.
 func (p *pages) begin(seg *segment, want []uint32, run []int) *fetch {
 	first, last := want[run[0]], want[run[len(run)-1]]
-	f := &fetch{seg: seg, first: first, count: int(last-first) + 1, done: make(chan struct{})}
+	f := &fetch{seg: seg, first: first, count: int(last-first) + 1, wanted: map[uint32]int32{}, done: make(chan struct{})}
 	if p.stopped {
 		f.err = errStopped()
 		close(f.done)
 		return f
 	}
 	for _, i := range run {
-		f.wanted = append(f.wanted, want[i])
+		f.wanted[want[i]] = 1
 		p.fetches[pageKey{seg.id, seg.num, want[i]}] = f
 	}
 	p.running.Add(1)
@@ -190,20 +221,19 @@ func (p *pages) begin(seg *segment, want []uint32, run []int) *fetch {
 // fetch carries out a fetch, and keeps what it brought.
 func (p *pages) fetch(f *fetch) {
 	defer p.running.Done()
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
+	weight := int64(max(f.count, fetchedAtOnce/fetchesAtOnce))
+	if f.err = p.slots.Acquire(p.base, weight); f.err == nil {
+		defer p.slots.Release(weight)
 		f.pages, f.err = p.readRun(f)
 		p.metrics.rangeReads.WithLabelValues(outcome(f.err)).Inc()
-	case <-p.base.Done():
-		f.err = p.base.Err()
 	}
 
 	p.mu.Lock()
-	for _, n := range f.wanted {
+	for n, waiting := range f.wanted {
 		key := pageKey{f.seg.id, f.seg.num, n}
 		delete(p.fetches, key)
 		if f.err == nil {
+			f.pages[n-f.first].refs.Add(waiting)
 			p.memory.add(key, f.pages[n-f.first])
 		}
 	}
@@ -211,8 +241,10 @@ func (p *pages) fetch(f *fetch) {
 	p.mu.Unlock()
 	close(f.done)
 	if f.err == nil {
-		for i, page := range f.pages {
-			p.writeDisk(pageKey{f.seg.id, f.seg.num, f.first + uint32(i)}, page)
+		for i, pg := range f.pages {
+			n := f.first + uint32(i)
+			p.writeDisk(pageKey{f.seg.id, f.seg.num, n}, pg.data)
+			pg.release()
 		}
 	}
 }
@@ -220,12 +252,12 @@ func (p *pages) fetch(f *fetch) {
 // readRun reads the pages of a run from the bucket. The bucket tries again
 // what fails before the first byte; a body that breaks off is asked for anew
 // here.
-func (p *pages) readRun(f *fetch) ([][]byte, error) {
+func (p *pages) readRun(f *fetch) ([]*page, error) {
 	ctx, cancel := context.WithTimeout(p.base, fetchTimeout)
 	defer cancel()
 	var err error
 	for range fetchTries {
-		var run [][]byte
+		var run []*page
 		var began bool
 		if run, began, err = p.tryRun(ctx, f); err == nil {
 			return run, nil
@@ -237,7 +269,7 @@ func (p *pages) readRun(f *fetch) ([][]byte, error) {
 	return nil, err
 }
 
-func (p *pages) tryRun(ctx context.Context, f *fetch) (run [][]byte, began bool, err error) {
+func (p *pages) tryRun(ctx context.Context, f *fetch) (run []*page, began bool, err error) {
 	offset := int64(f.first) * pageSize
 	length := min(int64(f.count)*pageSize, f.seg.size-offset)
 	r, err := p.bucket.GetRange(ctx, f.seg.key, offset, length)
@@ -245,13 +277,13 @@ func (p *pages) tryRun(ctx context.Context, f *fetch) (run [][]byte, began bool,
 		return nil, false, err
 	}
 	defer r.Close()
-	run = make([][]byte, 0, f.count)
+	run = make([]*page, 0, f.count)
 	for left := length; left > 0; left -= pageSize {
-		page := make([]byte, min(left, pageSize))
-		if _, err := io.ReadFull(r, page); err != nil {
+		pg := newPage(int32(min(left, pageSize)))
+		if _, err := io.ReadFull(r, pg.data); err != nil {
 			return nil, true, fmt.Errorf("read %d bytes at %d of %s: %w", length, offset, f.seg.key, err)
 		}
-		run = append(run, page)
+		run = append(run, pg)
 	}
 	p.metrics.fromBucket.Add(float64(length))
 	return run, true, nil
@@ -259,11 +291,11 @@ func (p *pages) tryRun(ctx context.Context, f *fetch) (run [][]byte, began bool,
 
 // readDisk fills in pages that were seen on disk, and returns those that were
 // replaced meanwhile or cannot be read.
-func (p *pages) readDisk(seg *segment, want []uint32, got [][]byte, onDisk []pageOnDisk) (again []int) {
+func (p *pages) readDisk(seg *segment, want []uint32, got []*page, onDisk []pageOnDisk) (again []int) {
 	for _, d := range onDisk {
 		key := pageKey{seg.id, seg.num, want[d.i]}
-		page := make([]byte, d.slot.size)
-		err := p.disk.read(d.slot, page)
+		pg := newPage(d.slot.size)
+		err := p.disk.read(d.slot, pg.data)
 		p.mu.Lock()
 		switch {
 		case err != nil:
@@ -272,9 +304,9 @@ func (p *pages) readDisk(seg *segment, want []uint32, got [][]byte, onDisk []pag
 		case !p.disk.holds(key, d.slot):
 			again = append(again, d.i)
 		default:
-			got[d.i] = page
-			p.memory.add(key, page)
-			p.metrics.fromDisk.Add(float64(len(page)))
+			got[d.i] = pg
+			p.memory.add(key, pg)
+			p.metrics.fromDisk.Add(float64(len(pg.data)))
 		}
 		p.metrics.memoryBytes.Set(float64(p.memory.bytes))
 		p.mu.Unlock()
@@ -330,7 +362,7 @@ type pageLRU struct {
 
 type pageNode struct {
 	key        pageKey
-	data       []byte
+	page       *page
 	prev, next *pageNode
 }
 
@@ -340,21 +372,24 @@ func newPageLRU(limit int64) *pageLRU {
 	return l
 }
 
-func (l *pageLRU) get(key pageKey) []byte {
+// get returns a page that the caller releases; nil: it is not here.
+func (l *pageLRU) get(key pageKey) *page {
 	n := l.pages[key]
 	if n == nil {
 		return nil
 	}
 	n.unlink()
 	l.push(n)
-	return n.data
+	n.page.refs.Add(1)
+	return n.page
 }
 
-func (l *pageLRU) add(key pageKey, data []byte) {
+func (l *pageLRU) add(key pageKey, pg *page) {
 	l.drop(key)
-	n := &pageNode{key: key, data: data}
+	pg.refs.Add(1)
+	n := &pageNode{key: key, page: pg}
 	l.pages[key] = n
-	l.bytes += int64(len(data))
+	l.bytes += int64(len(pg.data))
 	l.push(n)
 	for l.bytes > l.limit {
 		l.drop(l.root.prev.key)
@@ -365,7 +400,8 @@ func (l *pageLRU) drop(key pageKey) {
 	if n := l.pages[key]; n != nil {
 		n.unlink()
 		delete(l.pages, key)
-		l.bytes -= int64(len(n.data))
+		l.bytes -= int64(len(n.page.data))
+		n.page.release()
 	}
 }
 

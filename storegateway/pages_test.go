@@ -75,7 +75,7 @@ func TestPagesAreReadInRuns(t *testing.T) {
 		require.NoError(t, err)
 		for i, n := range want {
 			end := min(int(n+1)*pageSize, len(content))
-			require.True(t, bytes.Equal(content[int(n)*pageSize:end], got[i]), n)
+			require.True(t, bytes.Equal(content[int(n)*pageSize:end], got[i].data), n)
 		}
 		return o.taken()
 	}
@@ -100,14 +100,12 @@ func TestPagesAreReadInRuns(t *testing.T) {
 func TestPageIsFetchedOnceForAll(t *testing.T) {
 	t.Parallel()
 	p, o, seg := testPages(t, randomBytes(10*pageSize), 10<<20, nil)
-	for range cap(p.slots) { // no fetch begins until all have asked
-		p.slots <- struct{}{}
-	}
+	require.NoError(t, p.slots.Acquire(t.Context(), fetchedAtOnce)) // no fetch begins until all have asked
 	var asked, wg sync.WaitGroup
 	asked.Add(20)
 	for range 20 {
 		wg.Go(func() {
-			got := make([][]byte, 2)
+			got := make([]*page, 2)
 			_, waits := p.look(seg, []uint32{1, 5}, got)
 			asked.Done()
 			for _, w := range waits {
@@ -116,9 +114,7 @@ func TestPageIsFetchedOnceForAll(t *testing.T) {
 		})
 	}
 	asked.Wait()
-	for range cap(p.slots) {
-		<-p.slots
-	}
+	p.slots.Release(fetchedAtOnce)
 	wg.Wait()
 	require.Equal(t, []string{"1+5"}, o.taken())
 }
@@ -150,9 +146,10 @@ func TestPageFileNeverGivesAWrongPage(t *testing.T) {
 					}
 					for i, page := range got {
 						at := int(n) + i
-						if !bytes.Equal(page, content[at*pageSize:min((at+1)*pageSize, len(content))]) {
+						if !bytes.Equal(page.data, content[at*pageSize:min((at+1)*pageSize, len(content))]) {
 							t.Errorf("page %d is wrong", at)
 						}
+						page.release()
 					}
 					if r.IntN(10) == 0 {
 						p.drop(seg, []uint32{n})

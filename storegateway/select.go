@@ -109,11 +109,12 @@ func (g *Gateway) openBlocks(ctx context.Context, id tenant.ID, minT, maxT int64
 		}
 		return nil, nil, g.word(ctx, err, "")
 	}
+	g.store.letGo()
 	g.metrics.blocksQueried.Add(float64(len(opened)))
 	readers := make([]*blockReader, len(opened))
-	limit, share := g.newBudget(id), windowShare(len(opened))
+	limit, window := g.newBudget(id), shareOf(len(opened))
 	for i, b := range opened {
-		readers[i] = &blockReader{g: g, block: b, budget: limit, window: share, minT: minT, maxT: maxT}
+		readers[i] = &blockReader{g: g, block: b, budget: limit, window: window, minT: minT, maxT: maxT}
 	}
 	return readers[:len(blocks.Own)], readers[len(blocks.Own):], nil
 }
@@ -142,7 +143,7 @@ type blockReader struct {
 	g          *Gateway
 	block      *block
 	budget     *budget
-	window     int64 // bytes of chunks that are read at once
+	window     share
 	minT, maxT int64
 
 	mu     sync.Mutex
@@ -174,14 +175,14 @@ const (
 // are tested on each series.
 func (r *blockReader) selection(ctx context.Context, wanted chunksWanted, hints *storage.SelectHints, later ...*labels.Matcher) *selection {
 	s := &selection{block: r.block}
-	s.index = indexReader{ctx: ctx, minT: r.minT, maxT: r.maxT, window: r.window, fail: r.fail(ctx, true)}
+	s.index = indexReader{ctx: ctx, minT: r.minT, maxT: r.maxT, window: r.window, fail: r.fail(ctx, true), letGo: r.g.store.letGo}
 	if hints != nil {
 		s.index.minT, s.index.maxT = hints.Start, hints.End
 	}
 	rest, _ := ctx.Value(restKey{}).([]*labels.Matcher)
 	s.index.rest = slices.Concat(rest, later)
 	if wanted != noChunks {
-		l := &loader{pages: r.g.pages, segments: r.block.segments, budget: r.budget, fail: r.fail(ctx, false)}
+		l := &loader{pages: r.g.pages, segments: r.block.index.segments, budget: r.budget, fail: r.fail(ctx, false)}
 		s.index.plan = newPlan(ctx, l, wanted == theseChunks)
 	}
 	return s
