@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hearth-metrics/hearth/bucket/buckettest"
 )
 
 // TestTenantSizes divides random blocks, whose chunks are in many small
@@ -39,10 +41,11 @@ func TestTenantSizes(t *testing.T) {
 
 		segments, err := filepath.Glob(filepath.Join(b.Dir(), ChunksDir, "*"))
 		require.NoError(t, err)
-		want, indexSize := chunkBytes(t, b), fileSize(t, filepath.Join(b.Dir(), IndexFile))
+		has, indexSize := buckettest.WeighChunks(t, b, PoolLabel), fileSize(t, filepath.Join(b.Dir(), IndexFile))
+		require.Len(t, got, len(has))
 		var sum, size int64
 		for name, bytes := range got {
-			want := want[name] + indexSize*series[name]/int64(len(all))
+			want := has[name].Chunks + indexSize*has[name].Series/int64(len(all))
 			require.InDelta(t, want, bytes, float64(8*len(segments)+2), "tenant %s; 8 bytes are before the chunks of each segment", name)
 			sum += bytes
 		}
@@ -50,7 +53,6 @@ func TestTenantSizes(t *testing.T) {
 			size += fileSize(t, path)
 		}
 		require.Equal(t, size+indexSize, sum)
-		require.Len(t, got, len(series))
 		t.Logf("%d tenants, %d series, %d segments, %d bytes", len(got), len(all), len(segments), sum)
 	}
 }
@@ -70,35 +72,6 @@ func smallSegments(t *testing.T, all []storage.Series) *tsdb.Block {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	return b
-}
-
-// chunkBytes counts the bytes of each tenant's chunks, as they are on disk.
-func chunkBytes(t *testing.T, b *tsdb.Block) map[string]int64 {
-	t.Helper()
-	index, err := b.Index()
-	require.NoError(t, err)
-	defer index.Close()
-	data, err := b.Chunks()
-	require.NoError(t, err)
-	defer data.Close()
-	out := map[string]int64{}
-	p := tsdb.AllSortedPostings(t.Context(), index)
-	for p.Next() {
-		var ls labels.ScratchBuilder
-		var metas []chunks.Meta
-		require.NoError(t, index.Series(p.At(), &ls, &metas))
-		for _, m := range metas {
-			chunk, _, err := data.ChunkOrIterable(m)
-			require.NoError(t, err)
-			length := 1
-			for n := len(chunk.Bytes()); n >= 0x80; n >>= 7 {
-				length++
-			}
-			out[strings.Clone(ls.Labels().Get(PoolLabel))] += int64(length + 1 + len(chunk.Bytes()) + 4) // encoding, checksum
-		}
-	}
-	require.NoError(t, p.Err())
-	return out
 }
 
 func fileSize(t *testing.T, path string) int64 {

@@ -135,7 +135,9 @@ func (c *Compactor) tidyPool(ctx context.Context, r *round) error {
 	if err != nil {
 		return fmt.Errorf("tidy up the pool: %w", err)
 	}
-	c.weighPool(ctx, after.state.index)
+	if after.state != s {
+		c.weighPool(ctx, after.state.index)
+	}
 	return nil
 }
 

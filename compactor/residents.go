@@ -99,7 +99,7 @@ func (r *residents) encode(sizes map[string]int64) (l roster) {
 		}
 		l = binary.AppendUvarint(binary.AppendUvarint(l, n), uint64(sizes[name]))
 	}
-	return slices.Clip(l)
+	return slices.Clone(l) // as small as it can be
 }
 
 // forget drops the lists of blocks that are not there any more.

@@ -2,22 +2,23 @@ package compactor_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/tsdb"
-	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/bucket/buckettest"
 	"github.com/hearth-metrics/hearth/compactor"
 	"github.com/hearth-metrics/hearth/tenant"
 )
@@ -76,35 +77,15 @@ func (w *world) requireWeights(c *compactor.Compactor, homes ...bucket.Key) {
 	require.Empty(w, got, "other homes")
 }
 
-// addChunks adds each tenant's part of a pooled block: the bytes of its chunks
-// on disk, and of the index what its series are of all series.
+// addChunks adds each tenant's part of a pooled block: the bytes of its chunks,
+// and of the index what its series are of all series.
 func (w *world) addChunks(to map[tenant.ID]float64, entry bucket.IndexBlock) {
 	w.Helper()
 	block := w.fetch(bucket.PoolHome, entry.ID)
 	defer block.Close()
-	index, err := block.Index()
-	require.NoError(w, err)
-	defer index.Close()
-	data, err := block.Chunks()
-	require.NoError(w, err)
-	defer data.Close()
-	p := tsdb.AllSortedPostings(w.Context(), index)
-	for p.Next() {
-		var b labels.ScratchBuilder
-		var metas []chunks.Meta
-		require.NoError(w, index.Series(p.At(), &b, &metas))
-		id := tenant.ID(b.Labels().Get(bucket.PoolLabel))
-		to[id] += float64(entry.IndexSize) / float64(entry.Series)
-		for _, m := range metas {
-			chunk, _, err := data.ChunkOrIterable(m)
-			require.NoError(w, err)
-			n := len(chunk.Bytes())
-			for to[id] += 1 + float64(n) + 1 + 4; n >= 0x80; n >>= 7 { // length, encoding, checksum
-				to[id]++
-			}
-		}
+	for name, has := range buckettest.WeighChunks(w, block, bucket.PoolLabel) {
+		to[tenant.ID(name)] += float64(has.Chunks) + float64(entry.IndexSize*has.Series)/float64(entry.Series)
 	}
-	require.NoError(w, p.Err())
 }
 
 // TestWeights has random blocks of random tenants, retention that ends, a
@@ -139,7 +120,7 @@ func TestWeights(t *testing.T) {
 				w.upload(bucket.PoolHome, only("a", dayStart(3+3*day)+23*hour)) // may be alone
 				check()
 			}
-			w.shipSlot(bucket.PoolHome, []tenant.ID{"a", "b", "c"}, 3, time.Now().UnixMilli()-3*hour) // not merged yet
+			w.shipSlot(bucket.PoolHome, []tenant.ID{"b", "c"}, 3, time.Now().UnixMilli()-3*hour) // not merged yet
 			check()
 			keep.Store(int64(5 * 24 * time.Hour))
 			check()
@@ -166,11 +147,14 @@ func TestOneCompactorTells(t *testing.T) {
 		all = append(all, c)
 	}
 	for _, owner = range []int{0, 1, 0} {
+		require.Empty(t, weights(t, all[owner]), "what it has known before is old")
 		if owner == 0 {
 			w.upload(bucket.PoolHome, only("c", dayStart(3)+int64(len(w.want))))
 		}
-		for _, c := range all {
-			require.NoError(t, c.Round(t.Context()))
+		for range 2 { // in the second round of the first owner there is nothing due
+			for _, c := range all {
+				require.NoError(t, c.Round(t.Context()))
+			}
 		}
 		w.requireWeights(all[owner], "idle")
 		require.Empty(t, weights(t, all[1-owner]))
@@ -244,4 +228,62 @@ func TestListOfNames(t *testing.T) {
 	require.NoError(t, c.Round(t.Context()))
 	w.requireWeights(c)
 	require.Greater(t, weights(t, c)[bucket.PoolHome]["a"], first["a"])
+}
+
+// BenchmarkTenantsOfAYear is a start, and then a round, over a pool with a year
+// of days in which all tenants are: what the lists of tenants take.
+func BenchmarkTenantsOfAYear(b *testing.B) {
+	for _, tenants := range []int{10_000, 100_000} {
+		b.Run(fmt.Sprint("tenants=", tenants), func(b *testing.B) {
+			w := newWorld(b, 1)
+			parts := tenants / 5_000
+			for day := range int64(365) {
+				w.listOnly(day, tenants, parts)
+			}
+			for b.Loop() {
+				c := w.compactor(w.bucket, 0, forEver)
+				runtime.GC()
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				began := time.Now()
+				require.NoError(b, c.Round(b.Context()))
+				b.ReportMetric(time.Since(began).Seconds(), "s/start")
+				began = time.Now()
+				require.NoError(b, c.Round(b.Context()))
+				b.ReportMetric(time.Since(began).Seconds(), "s/round")
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+				b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(365*tenants), "B/tenant-day")
+				n := 0
+				c.EachTenant(func(tenant.ID, bucket.Key, int64) { n++ })
+				require.Equal(b, tenants, n)
+			}
+		})
+	}
+}
+
+// listOnly lists blocks of a day, in parts, of which there is nothing but who is
+// in them.
+func (w *world) listOnly(day int64, tenants, parts int) {
+	w.Helper()
+	lists := make([]map[string]int64, parts)
+	for i := range tenants {
+		name := fmt.Sprintf("tenant-%06d", i)
+		part := bucket.PoolShard(name, parts)
+		if lists[part] == nil {
+			lists[part] = map[string]int64{}
+		}
+		lists[part][name] = 100_000 + w.rnd.Int64N(1_000_000)
+	}
+	require.NoError(w, bucket.UpdateIndex(w.Context(), w.bucket, bucket.PoolHome, func(x *bucket.Index) error {
+		for part, list := range lists {
+			id := ulid.MustNew(ulid.Now(), rand.Reader)
+			content, err := json.Marshal(list)
+			require.NoError(w, err)
+			put(w, w.bucket, bucket.BlockKey(bucket.PoolHome, id, bucket.TenantsFile), string(content))
+			put(w, w.bucket, bucket.BlockKey(bucket.PoolHome, id, bucket.MetaFile), "{}")
+			x.AddBlock(bucket.IndexBlock{ID: id, MinTime: dayStart(day + 3), MaxTime: dayStart(day + 2), CompactorShardID: bucket.ShardID(part, parts), CompactionLevel: 3})
+		}
+		return nil
+	}))
 }
