@@ -52,7 +52,7 @@ func (w *world) requireWeights(c *compactor.Compactor, homes ...bucket.Key) {
 		if size > 0 {
 			want[tenant.ID(home)] = size
 		}
-		require.Equal(w, len(want), len(got[home]), "tenants in %s", home)
+		require.Len(w, got[home], len(want), "tenants in %s", home)
 		require.Equal(w, size, got[home][tenant.ID(home)], "bytes in %s", home)
 		delete(got, home)
 	}

@@ -27,10 +27,10 @@ func WeighChunks(t testing.TB, b *tsdb.Block, label string) map[string]Weight {
 	}
 	index, err := b.Index()
 	must(err)
-	defer index.Close()
+	defer func() { must(index.Close()) }()
 	data, err := b.Chunks()
 	must(err)
-	defer data.Close()
+	defer func() { must(data.Close()) }()
 	out := map[string]Weight{}
 	all := tsdb.AllSortedPostings(t.Context(), index)
 	for all.Next() {
