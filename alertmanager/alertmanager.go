@@ -54,6 +54,7 @@ type Alertmanager struct {
 	asleep  map[tenant.ID]bool      // those that are here, and have nothing to do
 	known   map[tenant.ID]string    // tenants with a configuration, and its ETag
 	listed  time.Time               // when known was read; zero: never
+	closed  bool                    // no tenant is opened any more
 }
 
 // New makes an Alertmanager. place says where tenants are; Alone puts all here.
@@ -154,6 +155,9 @@ const stopTimeout = 30 * time.Second
 func (a *Alertmanager) stop(error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	a.mu.Lock()
+	a.closed = true
+	a.mu.Unlock()
 	err := a.each(ctx, func(ctx context.Context, in *instance) error {
 		in.close() // first: what is sent meanwhile is part of the state
 		in.catchUp(ctx)

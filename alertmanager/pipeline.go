@@ -16,8 +16,8 @@ import (
 
 // pipeline is what a group of alerts goes through: wait for the replicas before
 // this one, leave out what is muted, then for each integration leave out what
-// was sent, send, and say so. It is upstream's, but for current and overtaken, and
-// that what was muted while it waited is left out, too.
+// was sent, send, and say so. It is upstream's, but for afterJoining, current and
+// overtaken, and that what was muted while it waited is left out, too.
 func (in *instance) pipeline(receivers map[string][]notify.Integration, inhibitor *inhibit.Inhibitor, intervals *timeinterval.Intervener) notify.RoutingStage {
 	m := in.parent.notified
 	all := make(notify.RoutingStage, len(receivers))
@@ -33,6 +33,7 @@ func (in *instance) pipeline(receivers map[string][]notify.Integration, inhibito
 			}
 		}
 		all[name] = notify.MultiStage{
+			notify.StageFunc(in.afterJoining),
 			notify.StageFunc(in.current),
 			notify.NewClusterWaitStage(in.wait),
 			notify.NewMuteStage(inhibitor, m),
@@ -70,6 +71,16 @@ func (in *instance) settle(ctx context.Context) {
 		return
 	}
 	in.sending.Release(everything)
+}
+
+// afterJoining waits until this replica knows what the others have sent.
+func (in *instance) afterJoining(ctx context.Context, _ *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
+	select {
+	case <-in.joined:
+		return ctx, alerts, nil
+	case <-ctx.Done():
+		return ctx, nil, ctx.Err()
+	}
 }
 
 // current replaces alerts that the group has in an older version. Upstream's

@@ -1,12 +1,19 @@
 package alertmanager
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/prometheus/notifier"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hearth-metrics/hearth/bucket"
 )
 
 // inOrder are the members as they send for the team.
@@ -163,5 +170,55 @@ func TestInhibitedAfterMove(t *testing.T) {
 		m.fire("Target")
 		w.ping(box, m)
 	}
+	require.Empty(t, box.in)
+}
+
+// gated is a bucket in which reading a key waits, once.
+type gated struct {
+	bucket.Bucket
+	key     bucket.Key
+	once    sync.Once
+	reached chan struct{}
+	open    chan struct{}
+}
+
+func (g *gated) Get(ctx context.Context, key bucket.Key) (io.ReadCloser, bucket.Object, error) {
+	if key == g.key {
+		g.once.Do(func() {
+			close(g.reached)
+			<-g.open
+		})
+	}
+	return g.Bucket.Get(ctx, key)
+}
+
+// What another sent while a replica opened, and could not tell it, is not sent
+// again by the replica.
+func TestSentWhileOpening(t *testing.T) {
+	t.Parallel()
+	w, box := newWorld(t, 2), newMailbox(t)
+	w.members[0].configure(box.config())
+	w.ping(box, w.members[0])
+	id := "c"
+	for ; score(team, id) < max(score(team, "a"), score(team, "b")); id += "c" {
+	}
+	config := &gated{Bucket: w.bucket, key: configKey(team), reached: make(chan struct{}), open: make(chan struct{})}
+	state := &gated{Bucket: config, key: stateKey(team), reached: make(chan struct{}), open: make(chan struct{})}
+	w.bucket = state
+	first := w.join(id, false)
+
+	<-config.reached // it is known to the others, and has asked nobody yet
+	in := w.inOrder()[1].get(team)
+	fired, err := json.Marshal([]*notifier.Alert{newAlert("Late", time.Now().Add(time.Hour))})
+	require.NoError(t, err)
+	_, err = in.take(t.Context(), fired, time.Now())
+	require.NoError(t, err)
+	close(config.open)
+	<-state.reached // it has asked the others
+	require.Equal(t, "firing Late", box.next())
+	in.news.told(t.Context())
+	close(state.open)
+	require.Eventually(t, func() bool { return first.get(team) != nil }, time.Minute, time.Millisecond)
+	w.settle(box, first)
 	require.Empty(t, box.in)
 }

@@ -73,11 +73,12 @@ const restoreTimeout = 3 * time.Second
 // restore brings what the bucket and the other replicas know. It fails where
 // neither can be read: to send without knowing what was sent, or what is
 // silenced, is worse than to send a little later. The replicas are asked first:
-// what one knows that says it sleeps was saved by then.
-func (in *instance) restore(ctx context.Context) error {
+// what one knows that says it sleeps was saved by then. awake is how many of them
+// may be sending meanwhile.
+func (in *instance) restore(ctx context.Context) (awake int, err error) {
 	awake, asleep := in.restoreFromOthers(ctx)
 	var saved wire.AlertState
-	_, err := in.parent.store.read(ctx, stateKey(in.id), &saved)
+	_, err = in.parent.store.read(ctx, stateKey(in.id), &saved)
 	if errors.Is(err, bucket.ErrNotFound) {
 		err = nil
 	}
@@ -90,11 +91,34 @@ func (in *instance) restore(ctx context.Context) error {
 	case err == nil:
 		in.news.known(asleep) // when they wake, they read what this one has read
 	case awake == 0:
-		return fmt.Errorf("restore state: %w", err)
+		return 0, fmt.Errorf("restore state: %w", err)
 	default:
 		in.logger.Warn("alertmanager state of the bucket not read, that of the replicas was", "err", err)
 	}
-	return nil
+	return awake, nil
+}
+
+// join lets this replica send, where others are awake when they have been asked
+// once more: what they sent after they were asked first they could not tell this
+// one, which was not open yet. By then they have also seen that it is here, and
+// leave it its turn.
+func (in *instance) join(awake int) {
+	if awake == 0 {
+		close(in.joined)
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	in.leave = func() { cancel(); <-over }
+	go func() {
+		defer close(over)
+		select {
+		case <-time.After(syncEvery):
+			in.restoreFromOthers(ctx)
+			close(in.joined)
+		case <-ctx.Done():
+		}
+	}()
 }
 
 // restoreFromOthers asks all other replicas, and says how many have told what

@@ -181,7 +181,7 @@ func (a *Alertmanager) open(ctx context.Context, id tenant.ID, c UserConfig, eta
 	if err != nil {
 		return err
 	}
-	err = in.restore(ctx)
+	awake, err := in.restore(ctx)
 	if err == nil && !wanted(in) {
 		in.close()
 		a.sleepHere(id, true)
@@ -196,9 +196,17 @@ func (a *Alertmanager) open(ctx context.Context, id tenant.ID, c UserConfig, eta
 		return err
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.tenants[id] = in
-	delete(a.asleep, id)
+	closed := a.closed
+	if !closed {
+		a.tenants[id] = in
+		delete(a.asleep, id)
+		in.join(awake)
+	}
+	a.mu.Unlock()
+	if closed {
+		in.close()
+		return errNotHere()
+	}
 	return nil
 }
 

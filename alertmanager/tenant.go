@@ -58,9 +58,11 @@ type instance struct {
 	rate     *rate.Limiter
 	sending  *semaphore.Weighted // what is under way has one, see settle
 	news     news
-	step     atomic.Int64 // how long each replica waits for the one before it
-	users    atomic.Int64 // requests that are under way
-	used     atomic.Int64 // when the last one began, in ns
+	step     atomic.Int64       // how long each replica waits for the one before it
+	users    atomic.Int64       // requests that are under way
+	used     atomic.Int64       // when the last one began, in ns
+	joined   chan struct{}      // closed when it may send, see join
+	leave    context.CancelFunc // ends join
 
 	mu         sync.RWMutex
 	version    string // ETag of what runs
@@ -73,7 +75,8 @@ type instance struct {
 
 // newInstance makes a tenant's Alertmanager. It does nothing until apply.
 func (a *Alertmanager) newInstance(id tenant.ID) (*instance, error) {
-	in := &instance{id: id, parent: a, logger: a.logger.With("tenant", id), muted: marker.NewGroupMarker(), sending: semaphore.NewWeighted(everything)}
+	in := &instance{id: id, parent: a, logger: a.logger.With("tenant", id), muted: marker.NewGroupMarker(), sending: semaphore.NewWeighted(everything),
+		joined: make(chan struct{}), leave: func() {}}
 	limit := func(f func(*tenant.Limits) int) func() int { return func() int { return f(a.limits(id)) } }
 	var err error
 	in.silences, err = silence.New(silence.Options{
@@ -237,6 +240,7 @@ func (in *instance) halt() {
 
 // close stops everything. What was sent last is told to the other replicas.
 func (in *instance) close() {
+	in.leave()
 	in.mu.Lock()
 	in.halt()
 	in.mu.Unlock()

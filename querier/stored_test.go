@@ -387,7 +387,7 @@ func TestGatewaysFail(t *testing.T) {
 	require.Equal(t, "err-x", id)
 	asked := 0
 	every(func(k *keeper) { asked += len(k.asked) })
-	require.LessOrEqual(t, asked, 2*4, "once for each block, twice")
+	require.Less(t, asked, 2*3*4, "all of a block's gateways, by both") // a slow one's neighbour may be
 }
 
 // A block that a compaction has replaced since the list was read is looked for
