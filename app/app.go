@@ -198,7 +198,7 @@ func (a *App) buildBackend(b bucket.Bucket, peers *peers, dist *distributor.Dist
 			return err
 		}
 		comp.DeleteFor(forgetful{a.registry, b})
-		comp.CountWith(a.meter.Holds)
+		a.meter.ObserveBlocks(comp.EachTenant)
 		a.parts = append(a.parts, part{"compactor", comp})
 		comp.RegisterRoutes(a.doors.of(tenant.Admin))
 		imp := importer.New(a.cfg.DataDir, bucket.For(b, "importer"), a.registry.Limits, a.logger, a.reg)

@@ -35,6 +35,7 @@ import (
 	"github.com/hearth-metrics/hearth/ruler"
 	"github.com/hearth-metrics/hearth/storegateway"
 	"github.com/hearth-metrics/hearth/tenant"
+	"github.com/hearth-metrics/hearth/tenant/admin"
 	"github.com/hearth-metrics/hearth/tenant/meter"
 	"github.com/hearth-metrics/hearth/wire"
 )
@@ -279,7 +280,6 @@ func (m *villager) start() {
 	m.ing, err = ingester.New(cfg.Ingester, dir, m.bucket("ingester"), limits, discard(), reg)
 	add(m.ing, err)
 	count := meter.New(meter.Options{Bucket: m.bucket("meter"), Instance: m.id, Replicas: 3, Series: m.ing.EachTenant}, discard(), reg)
-	add(count, nil)
 	gateway, err := storegateway.New(cfg.StoreGateway, dir, m.bucket("storegateway"), limits, discard(), reg)
 	add(gateway, err)
 	list := querier.NewCatalogue(cfg.Querier, m.bucket("querier"), discard(), reg)
@@ -294,7 +294,10 @@ func (m *villager) start() {
 	comp.ShareWork(func(key string) bool { return m.v.owner(key) == m.id })
 	comp.DeleteFor(m.registry)
 	add(comp, err)
+	count.ObserveBlocks(comp.EachTenant)
+	add(count, nil)
 	m.routes = mux.NewRouter()
+	admin.New(m.registry, count, discard()).RegisterRoutes(func(tenant.Scope) *mux.Router { return m.routes }, m.routes)
 	place := alertmanager.Among(m.v, m.id, func(to ring.Member) (wire.AlertmanagerServer, error) {
 		i := slices.IndexFunc(m.v.members, func(o *villager) bool { return o.id == to.ID && o.am != nil })
 		if i < 0 {

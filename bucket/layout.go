@@ -13,7 +13,7 @@ import (
 //
 //	<home>/<ULID>/chunks/000001        samples, in segments of up to 512 MiB
 //	<home>/<ULID>/index                series and postings
-//	<home>/<ULID>/tenants.json         pooled blocks: whose series are inside
+//	<home>/<ULID>/tenants.json         pooled blocks: whose series are inside, and their bytes
 //	<home>/<ULID>/meta.json            written last, deleted first
 //	<home>/<ULID>/deletion-mark.json   the block is to go
 //	<home>/<ULID>/no-compact-mark.json the compactor leaves the block alone

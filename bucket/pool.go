@@ -17,10 +17,6 @@ import (
 // first byte are refused from clients.
 const PoolLabel = "\x00tenant"
 
-// TenantsFile lies beside the meta.json of a pooled block and lists the tenants
-// that have series in it: a sorted JSON array of names.
-const TenantsFile = "tenants.json"
-
 // PoolShard is the part, from 0 on, of n that a tenant's series are in where a
 // compaction has split pooled blocks; their IndexBlock.CompactorShardID says
 // "<part + 1>_of_<n>". Never change it: blocks in the bucket depend on it.

@@ -54,7 +54,6 @@ type Compactor struct {
 	limits func(tenant.ID) *tenant.Limits
 	owns   func(key string) bool
 	alone  bool
-	holds  func(id tenant.ID, bytes int64) // see CountWith
 
 	registry Registry // nil: nobody asks for deletions but by request
 
@@ -68,6 +67,9 @@ type Compactor struct {
 	mu      sync.Mutex
 	cleaned map[bucket.Key]cleaning // of each home, the last
 	homes   time.Time               // when the bucket was last searched for homes
+	sizes   map[tenant.ID]int64     // bytes in homes that we have looked at
+	known   map[tenant.ID]bool      // tenants with homes
+	knownAt time.Time
 }
 
 // New makes a Compactor of the blocks in b. limits says how long a tenant's
@@ -86,7 +88,6 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 		bucket:  b,
 		limits:  limits,
 		owns:    func(string) bool { return true },
-		holds:   func(tenant.ID, int64) {},
 		alone:   true,
 		logger:  logger,
 		metrics: newMetrics(reg),
@@ -95,6 +96,7 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 
 		pooled:  newResidents(),
 		cleaned: map[bucket.Key]cleaning{},
+		sizes:   map[tenant.ID]int64{},
 	}
 	c.Service = services.NewBasicService(c.starting, c.running, nil)
 	return c, nil
@@ -108,10 +110,6 @@ func (c *Compactor) ShareWork(owns func(key string) bool) { c.owns, c.alone = ow
 // DeleteFor has the compactor remove the tenants that a registry has given up.
 // Call it before the service starts.
 func (c *Compactor) DeleteFor(r Registry) { c.registry = r }
-
-// CountWith has somebody know what tenants' own homes hold, whenever they are
-// looked at. Call it before the service starts.
-func (c *Compactor) CountWith(holds func(id tenant.ID, bytes int64)) { c.holds = holds }
 
 // starting throws away what a process that was killed has left.
 func (c *Compactor) starting(context.Context) error {
@@ -165,7 +163,7 @@ func (c *Compactor) Round(ctx context.Context) error {
 		work(func() error { return c.visit(ctx, r, id) })
 	}
 	_ = g.Wait() // its functions return nothing
-	errs = append(errs, c.followDeletions(ctx, r), c.findHomes(ctx, r.now))
+	errs = append(errs, c.followDeletions(ctx, r), c.findHomes(ctx, r.now), c.weighHomes(ctx, r.now))
 	err = errors.Join(errs...)
 	if err != nil {
 		c.metrics.runs.WithLabelValues("failure").Inc()

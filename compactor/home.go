@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,13 +42,19 @@ func (c *Compactor) look(ctx context.Context, home bucket.Key) (*state, error) {
 
 // live is the blocks that a compaction may take.
 func (s *state) live() []bucket.IndexBlock {
+	return slices.DeleteFunc(standing(s.index), func(b bucket.IndexBlock) bool { return s.markers.NoCompact[b.ID] })
+}
+
+// standing is the blocks of an index that are not to go: those that readers
+// see.
+func standing(x *bucket.Index) []bucket.IndexBlock {
 	gone := map[ulid.ULID]bool{}
-	for _, m := range s.index.BlockDeletionMarks {
+	for _, m := range x.BlockDeletionMarks {
 		gone[m.ID] = true
 	}
 	var out []bucket.IndexBlock
-	for _, b := range s.index.Blocks {
-		if !gone[b.ID] && !s.markers.NoCompact[b.ID] {
+	for _, b := range x.Blocks {
+		if !gone[b.ID] {
 			out = append(out, b)
 		}
 	}
@@ -83,10 +90,11 @@ func (c *Compactor) tidyOwn(ctx context.Context, r *round, id tenant.ID, home bu
 		return next, err
 	}
 	if r.deleting[id] {
-		c.holds(id, 0)
+		c.weigh(id, nil)
 		return next, c.emptyHome(ctx, s)
 	}
-	if s.markers.Tenant { // another system's way to say so
+	c.weigh(id, standing(s.index)) // what follows can take long, or fail
+	if s.markers.Tenant {          // another system's way to say so
 		return r.now, RequestDeletion(ctx, c.bucket, id)
 	}
 	if err := c.chores(ctx, r, s, func(b *bucket.IndexBlock) bool { return !c.keeps(r, id, b.MaxTime) }); err != nil {
@@ -102,16 +110,8 @@ func (c *Compactor) tidyOwn(ctx context.Context, r *round, id tenant.ID, home bu
 	if after.others > 0 {
 		return r.now, nil // to see it end
 	}
-	c.holds(id, sizeOf(after.state.index))
+	c.weigh(id, standing(after.state.index))
 	return c.nextDue(after, id), nil
-}
-
-// sizeOf is how many bytes the blocks of a home have.
-func sizeOf(x *bucket.Index) (bytes int64) {
-	for i := range x.Blocks {
-		bytes += x.Blocks[i].Size
-	}
-	return bytes
 }
 
 // tidyPool does what is due in the pool. All compactors do its jobs, one does
@@ -127,11 +127,16 @@ func (c *Compactor) tidyPool(ctx context.Context, r *round) error {
 		}
 	}
 	c.pooled.forget(s.index)
+	c.weighPool(ctx, s.index) // what follows can take long, or fail
 	purge := func(b *bucket.IndexBlock) bool {
 		return c.owns(purgeKey(bucket.PoolHome, b.ID)) && c.mustPurge(ctx, r, b)
 	}
-	if _, err = c.compactAll(ctx, r, s, c.cfg.PoolPart, purge); err != nil {
+	after, err := c.compactAll(ctx, r, s, c.cfg.PoolPart, purge)
+	if err != nil {
 		return fmt.Errorf("tidy up the pool: %w", err)
+	}
+	if after.state != s {
+		c.weighPool(ctx, after.state.index)
 	}
 	return nil
 }

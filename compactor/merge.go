@@ -176,16 +176,11 @@ func finish(ctx context.Context, dir string, p *part) (err error) {
 }
 
 func listTenants(ctx context.Context, b *tsdb.Block, dir string) error {
-	index, err := b.Index()
-	if err != nil {
-		return err
-	}
-	defer index.Close()
-	ids, err := index.SortedLabelValues(ctx, bucket.PoolLabel, nil)
+	sizes, err := bucket.TenantSizes(ctx, b)
 	if err != nil {
 		return fmt.Errorf("list tenants: %w", err)
 	}
-	return writeJSON(filepath.Join(dir, bucket.TenantsFile), ids)
+	return writeJSON(filepath.Join(dir, bucket.TenantsFile), sizes)
 }
 
 func readMeta(dir string) (*bucket.Meta, error) {

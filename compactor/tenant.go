@@ -204,12 +204,12 @@ func (c *Compactor) blocksOf(ctx context.Context, id tenant.ID, pool *bucket.Ind
 	}
 	n := len(own.Blocks)
 	for _, b := range pool.Blocks {
-		names, err := c.pooled.of(ctx, c.bucket, b.ID)
+		tenants, _, err := c.pooled.of(ctx, c.bucket, b.ID)
 		if err != nil {
 			return 0, err
 		}
-		for _, name := range names {
-			if name == id {
+		for there := range tenants {
+			if there == id {
 				n++
 			}
 		}

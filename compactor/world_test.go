@@ -139,7 +139,6 @@ func (w *world) upload(home bucket.Key, all []series) ulid.ULID {
 func makeBlock(t testing.TB, home bucket.Key, all []series) (dir string) {
 	t.Helper()
 	var in []storage.Series
-	tenants := map[tenant.ID]bool{}
 	for _, s := range all {
 		if len(s.samples) == 0 {
 			continue
@@ -152,17 +151,16 @@ func makeBlock(t testing.TB, home bucket.Key, all []series) (dir string) {
 			})
 		}
 		in = append(in, storage.NewListSeries(ls, s.samples))
-		tenants[s.tenant] = true
 	}
 	dir, err := tsdb.CreateBlock(in, t.TempDir(), 48*hour, quiet)
 	require.NoError(t, err)
 	if home == bucket.PoolHome {
-		names := []tenant.ID{}
-		for id := range tenants {
-			names = append(names, id)
-		}
-		slices.Sort(names)
-		content, err := json.Marshal(names)
+		b, err := tsdb.OpenBlock(quiet, dir, nil, nil)
+		require.NoError(t, err)
+		sizes, err := bucket.TenantSizes(t.Context(), b)
+		require.NoError(t, err)
+		require.NoError(t, b.Close())
+		content, err := json.Marshal(sizes)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, bucket.TenantsFile), content, 0o666))
 	}
@@ -208,7 +206,7 @@ func (w *world) readBlock(into content, home bucket.Key, entry bucket.IndexBlock
 		if home == bucket.PoolHome {
 			name, own := bucket.SplitPoolLabels(ls)
 			id, ls = tenant.ID(name), own
-			require.True(w, listed[id], "%s is not in the list of %s", id, entry.ID)
+			require.Contains(w, listed, name, "the list of %s", entry.ID)
 			part, n := bucket.ParseShardID(entry.CompactorShardID)
 			require.Equal(w, part, bucket.PoolShard(name, n))
 		}
@@ -243,20 +241,15 @@ func (w *world) fetch(home bucket.Key, id ulid.ULID) *tsdb.Block {
 	return block
 }
 
-func (w *world) tenants(home bucket.Key, id ulid.ULID) map[tenant.ID]bool {
+func (w *world) tenants(home bucket.Key, id ulid.ULID) map[string]int64 {
 	w.Helper()
 	if home != bucket.PoolHome {
 		return nil
 	}
-	content, _, err := bucket.ReadAll(w.Context(), w.bucket, bucket.BlockKey(home, id, bucket.TenantsFile))
+	tenants, err := bucket.ReadTenants(w.Context(), w.bucket, id)
 	require.NoError(w, err)
-	var names []tenant.ID
-	require.NoError(w, json.Unmarshal(content, &names))
-	out := map[tenant.ID]bool{}
-	for _, name := range names {
-		out[name] = true
-	}
-	return out
+	require.NotEmpty(w, tenants)
+	return tenants
 }
 
 func next(it chunkenc.Iterator) (sample, bool) {

@@ -104,19 +104,13 @@ func (i *Ingester) shipBlock(ctx context.Context, h *head, b *tsdb.Block) error 
 	return h.shipped.add(b.Meta().ULID, time.Now())
 }
 
-// listTenants writes the names of the tenants of a pooled block beside its
-// meta.json.
+// listTenants writes the tenants of a pooled block beside its meta.json.
 func listTenants(ctx context.Context, b *tsdb.Block) error {
-	ir, err := b.Index()
-	if err != nil {
-		return err
-	}
-	defer ir.Close()
-	ids, err := ir.SortedLabelValues(ctx, bucket.PoolLabel, nil)
+	sizes, err := bucket.TenantSizes(ctx, b)
 	if err != nil {
 		return fmt.Errorf("list tenants: %w", err)
 	}
-	return writeJSON(filepath.Join(b.Dir(), bucket.TenantsFile), ids)
+	return writeJSON(filepath.Join(b.Dir(), bucket.TenantsFile), sizes)
 }
 
 // shippedBlocks remembers which of a head's blocks the bucket has, and since

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -170,28 +169,16 @@ func pooledStock(ctx context.Context, b bucket.Bucket, id string) ([]stocked, er
 		if part, n := bucket.ParseShardID(s.entry.CompactorShardID); bucket.PoolShard(id, n) != part {
 			continue
 		}
-		names, err := residents(ctx, b, s.entry.ID)
+		tenants, err := bucket.ReadTenants(ctx, b, s.entry.ID)
 		if err != nil {
 			return nil, err
 		}
-		if slices.Contains(names, id) {
+		if _, ok := tenants[id]; ok {
 			s.tenant = id
 			mine = append(mine, s)
 		}
 	}
 	return mine, nil
-}
-
-// residents are the tenants of a pooled block; none where it was deleted.
-func residents(ctx context.Context, b bucket.Bucket, id ulid.ULID) (names []string, err error) {
-	content, _, err := bucket.ReadAll(ctx, b, bucket.BlockKey(bucket.PoolHome, id, bucket.TenantsFile))
-	if errors.Is(err, bucket.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return names, json.Unmarshal(content, &names)
 }
 
 // selectBlocks parses names of blocks. Without any all are meant.

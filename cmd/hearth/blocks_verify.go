@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
@@ -115,12 +114,13 @@ func (s *stocked) verify(ctx context.Context, b bucket.Bucket) (verdict, error) 
 		return nil
 	}
 	if s.home == bucket.PoolHome {
-		names, err := residents(ctx, b, s.entry.ID)
+		tenants, err := bucket.ReadTenants(ctx, b, s.entry.ID)
 		if err != nil {
 			return verdict{}, err
 		}
 		accept = func(ls labels.Labels) error {
-			if id := ls.Get(bucket.PoolLabel); !slices.Contains(names, id) {
+			id := ls.Get(bucket.PoolLabel)
+			if _, ok := tenants[id]; !ok {
 				return fmt.Errorf("a series is of the tenant %q, which %s does not list", id, bucket.TenantsFile)
 			}
 			return nil

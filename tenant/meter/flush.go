@@ -95,25 +95,32 @@ func (m *Meter) observeSets() {
 }
 
 // observeBlocks notes what is stored, in hours in which nothing else may happen.
+// What does not change in an hour needs no writing.
 func (m *Meter) observeBlocks() {
-	m.mu.Lock()
-	holds := maps.Clone(m.holds)
-	m.mu.Unlock()
-	at := m.now().UTC().Truncate(time.Hour)
-	for id, bytes := range holds {
-		if !m.knows(at, id, bytes) {
-			m.of(id, func(r *record) { r.BytesStored = bytes })
-		}
+	if m.blocks == nil {
+		return
 	}
+	at := m.now().UTC().Truncate(time.Hour)
+	m.blocks(func(id tenant.ID, home bucket.Key, bytes int64) {
+		if !m.knows(at, id, home, bytes) {
+			m.of(id, func(r *record) { *r.storedIn(home) = bytes })
+		}
+	})
 }
 
-// knows says whether that is in the hour's record already: what does not change
-// needs no writing.
-func (m *Meter) knows(at time.Time, id tenant.ID, bytes int64) bool {
+// knows says whether that is in the hour's record already.
+func (m *Meter) knows(at time.Time, id tenant.ID, home bucket.Key, bytes int64) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h := m.hours[at]
-	return h != nil && h.tenants[id] != nil && h.tenants[id].BytesStored == bytes
+	return h != nil && h.tenants[id] != nil && *h.tenants[id].storedIn(home) == bytes
+}
+
+func (r *record) storedIn(home bucket.Key) *int64 {
+	if home == bucket.PoolHome {
+		return &r.BytesPooled
+	}
+	return &r.BytesStored
 }
 
 // Flush stores what was counted since the last time.

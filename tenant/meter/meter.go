@@ -37,7 +37,7 @@ type Usage struct {
 	BytesRead       int64 `json:"bytes_read"`   // of answers to queries, as they were sent
 	RuleEvaluations int64 `json:"rule_evaluations"`
 	Notifications   int64 `json:"notifications"` // that a receiver has taken
-	BytesStored     int64 `json:"bytes_stored"`  // in blocks of the tenant's own, when they were last looked at
+	BytesStored     int64 `json:"bytes_stored"`  // in blocks, when they were last looked at
 }
 
 // Refusal is one request of which something was refused.
@@ -68,6 +68,10 @@ type record struct {
 	Stats
 	Refusals []Refusal `json:"refusals,omitempty"` // the newest
 
+	// BytesPooled is in blocks that the tenant shares with others, BytesStored
+	// in its own: two processes may look at them. Answers have the sum.
+	BytesPooled int64 `json:"bytes_pooled,omitempty"`
+
 	before int64 // SamplesStored when Stats was made
 }
 
@@ -91,7 +95,8 @@ type Meter struct {
 	services.Service
 
 	o        Options
-	name     string // of this process' objects
+	name     string                                                       // of this process' objects
+	blocks   func(yield func(id tenant.ID, home bucket.Key, bytes int64)) // see ObserveBlocks
 	logger   *slog.Logger
 	failures prometheus.Counter
 	now      func() time.Time
@@ -100,7 +105,6 @@ type Meter struct {
 
 	mu    sync.Mutex
 	hours map[time.Time]*hour // the present one, and those that are not stored yet
-	holds map[tenant.ID]int64 // bytes of tenants' own blocks
 }
 
 type hour struct {
@@ -112,7 +116,7 @@ type hour struct {
 // New makes a meter that starts from nothing.
 func New(o Options, logger *slog.Logger, reg prometheus.Registerer) *Meter {
 	m := &Meter{
-		o: o, logger: logger, now: time.Now, hours: map[time.Time]*hour{}, holds: map[tenant.ID]int64{},
+		o: o, logger: logger, now: time.Now, hours: map[time.Time]*hour{},
 		failures: promauto.With(reg).NewCounter(prometheus.CounterOpts{
 			Name: "hearth_meter_store_failures_total",
 			Help: "Attempts to store the usage of tenants that failed. They are repeated.",
@@ -196,13 +200,8 @@ func (m *Meter) Evaluated(id tenant.ID) { m.of(id, func(r *record) { r.RuleEvalu
 // Notified counts a notification.
 func (m *Meter) Notified(id tenant.ID) { m.of(id, func(r *record) { r.Notifications++ }) }
 
-// Holds says how many bytes a tenant's own blocks have. That is so for all
-// hours from now on, until somebody says something else.
-func (m *Meter) Holds(id tenant.ID, bytes int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.holds[id] = bytes
-	if bytes == 0 {
-		delete(m.holds, id)
-	}
+// ObserveBlocks has the meter ask what tenants have stored in a home, their own
+// or the pool, as far as this process knows. Call it before the service starts.
+func (m *Meter) ObserveBlocks(each func(yield func(id tenant.ID, home bucket.Key, bytes int64))) {
+	m.blocks = each
 }

@@ -205,31 +205,45 @@ func TestLastRefusalsAreShownNewestFirst(t *testing.T) {
 	})
 }
 
-// What blocks hold is in every hour, also where nothing else happens, and two
-// compactors that have looked at the same blocks do not double it.
+// What blocks hold is in every hour, also where nothing else happens. Two
+// compactors that have looked at the same blocks do not double it; what one
+// knows of the pool, and another of a tenant's own blocks, is added.
 func TestStoredBytesStayFromHourToHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBucket(t)
 		began := time.Now()
-		one, two := newMeter(b, "one", nil), newMeter(b, "two", nil)
-		for _, m := range []*Meter{one, two} {
+		pooled := map[string]int64{"one": 0, "two": 20, "three": 20}
+		gone := false
+		var all []*Meter
+		for name, bytes := range pooled {
+			m := newMeter(b, name, nil)
+			m.ObserveBlocks(func(yield func(tenant.ID, bucket.Key, int64)) {
+				yield("a", "a", 1000)
+				if bytes > 0 {
+					yield("a", bucket.PoolHome, bytes)
+					yield("small", bucket.PoolHome, bytes)
+				}
+				if !gone {
+					yield("gone", "gone", 5)
+				}
+			})
 			require.NoError(t, services.StartAndAwaitRunning(context.Background(), m))
-			m.Holds("a", 1000)
-			m.Holds("gone", 5)
-			m.Holds("gone", 0)
+			all = append(all, m)
 		}
-		time.Sleep(3*time.Hour - time.Second)
-		for _, m := range []*Meter{one, two} {
+		time.Sleep(30 * time.Minute)
+		gone = true
+		time.Sleep(150*time.Minute - time.Second)
+		for _, m := range all {
 			require.NoError(t, services.StopAndAwaitTerminated(context.Background(), m))
 		}
 		hours, err := newMeter(b, "reader", nil).Usage(t.Context(), "", began, time.Now())
 		require.NoError(t, err)
-		require.Len(t, hours, 3)
+		var got []string
 		for _, h := range hours {
-			require.Equal(t, tenant.ID("a"), h.Tenant)
-			require.Equal(t, int64(1000), h.BytesStored)
+			got = append(got, fmt.Sprintf("%d %s %d", h.Hour.Sub(began)/time.Hour, h.Tenant, h.BytesStored))
 		}
-		require.LessOrEqual(t, b.puts.Load(), int32(2*3), "once an hour, as nothing else happens")
+		require.Equal(t, []string{"0 a 1020", "0 gone 5", "0 small 20", "1 a 1020", "1 small 20", "2 a 1020", "2 small 20"}, got)
+		require.LessOrEqual(t, b.puts.Load(), int32(3*3), "once an hour, as nothing else happens")
 	})
 }
 

@@ -78,6 +78,9 @@ func (m *Meter) each(ctx context.Context, id tenant.ID, from, to time.Time, f fu
 				return err
 			}
 		}
+		for _, r := range sum {
+			r.BytesStored += r.BytesPooled
+		}
 		f(at, sum)
 	}
 	return nil
@@ -158,6 +161,7 @@ func (r *record) add(o *record) {
 	r.RuleEvaluations += o.RuleEvaluations
 	r.Notifications += o.Notifications
 	r.BytesStored = max(r.BytesStored, o.BytesStored) // several may have looked at the same
+	r.BytesPooled = max(r.BytesPooled, o.BytesPooled)
 	r.SamplesPerSecond += o.SamplesPerSecond
 	r.ActiveSeries += o.ActiveSeries
 	for set, n := range o.ByLabelSet {
