@@ -62,17 +62,30 @@ type indexReader struct {
 	fail       func(error) error
 	letGo      func() // called now and then, when more of the index has been touched
 
-	ahead *lookahead
+	ahead  *lookahead
+	direct int // series read without it
 }
 
-// SortedPostings is where tsdb hands over the series it is about to read.
+// SortedPostings is where tsdb hands over the series it is about to read. Where
+// no chunks are needed and all of the series match, there is nothing to do ahead.
 func (r *indexReader) SortedPostings(p index.Postings) index.Postings {
+	if r.plan == nil && len(r.rest) == 0 {
+		return r.wordPostings(r.IndexReader.SortedPostings(p))
+	}
 	r.ahead = &lookahead{r: r, postings: r.IndexReader.SortedPostings(p), series: firstWindowSeries, bytes: min(firstWindowBytes, r.window.bytes)}
 	return r.ahead
 }
 
 // Series returns the entry of the series that the lookahead is at.
 func (r *indexReader) Series(ref storage.SeriesRef, b *labels.ScratchBuilder, chks *[]chunks.Meta) error {
+	if r.ahead == nil {
+		if r.direct++; r.direct%firstWindowSeries == 0 {
+			r.letGo()
+			if r.ctx.Err() != nil {
+				return r.ctx.Err()
+			}
+		}
+	}
 	if r.ahead == nil || r.ahead.At() != ref {
 		return r.word(r.IndexReader.Series(ref, b, chks))
 	}

@@ -119,11 +119,20 @@ func serve(cfg app.Config, stdout, stderr io.Writer) int {
 	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.Log.SlogLevel()}))
 	app.TuneGC(logger)
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	// Once a stop has begun the signals have their usual effect again, so a
-	// second one ends the process at once.
-	context.AfterFunc(ctx, stop)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		select {
+		case <-signals:
+		case <-ctx.Done():
+		}
+		// Before a stop begins the signals have their usual effect again, so a
+		// second one ends the process at once.
+		signal.Stop(signals)
+		stop()
+	}()
 
 	a, err := app.New(cfg, logger)
 	if err == nil {
