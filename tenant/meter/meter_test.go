@@ -165,19 +165,19 @@ func TestSeriesAreCountedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBucket(t)
 		began := time.Now()
-		n := 100
+		var n atomic.Int64
 		for _, name := range []string{"one", "two"} {
-			m := newMeter(b, name, func(yield func(tenant.ID, int)) { yield("a", n) })
+			n.Store(100)
+			m := newMeter(b, name, func(yield func(tenant.ID, int)) { yield("a", int(n.Load())) })
 			require.NoError(t, services.StartAndAwaitRunning(context.Background(), m))
 			m.Stored("a", 600, 1)
 			time.Sleep(time.Minute + time.Second)
-			n = 50
+			n.Store(50)
 			time.Sleep(time.Minute)
 			s, err := m.Stats(t.Context(), "a")
 			require.NoError(t, err)
 			require.Positive(t, s.ActiveSeries)
 			require.NoError(t, services.StopAndAwaitTerminated(context.Background(), m))
-			n = 100
 		}
 		hours, err := newMeter(b, "reader", nil).Usage(t.Context(), "a", began, time.Now())
 		require.NoError(t, err)
@@ -213,7 +213,7 @@ func TestStoredBytesStayFromHourToHour(t *testing.T) {
 		b := newBucket(t)
 		began := time.Now()
 		pooled := map[string]int64{"one": 0, "two": 20, "three": 20}
-		gone := false
+		var gone atomic.Bool
 		var all []*Meter
 		for name, bytes := range pooled {
 			m := newMeter(b, name, nil)
@@ -223,7 +223,7 @@ func TestStoredBytesStayFromHourToHour(t *testing.T) {
 					yield("a", bucket.PoolHome, bytes)
 					yield("small", bucket.PoolHome, bytes)
 				}
-				if !gone {
+				if !gone.Load() {
 					yield("gone", "gone", 5)
 				}
 			})
@@ -231,7 +231,7 @@ func TestStoredBytesStayFromHourToHour(t *testing.T) {
 			all = append(all, m)
 		}
 		time.Sleep(30 * time.Minute)
-		gone = true
+		gone.Store(true)
 		time.Sleep(150*time.Minute - time.Second)
 		for _, m := range all {
 			require.NoError(t, services.StopAndAwaitTerminated(context.Background(), m))
