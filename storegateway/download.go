@@ -175,7 +175,7 @@ func openDir(dir string, key blockKey, logger *slog.Logger) (*localIndex, error)
 	if got := index.Meta().ULID; got != key.id {
 		return nil, errors.Join(fmt.Errorf("meta.json is that of block %s", got), index.Close())
 	}
-	return &localIndex{Block: index, segments: segmentsOf(key, sizes), size: info.Size(), mapped: mappingOf(info)}, nil
+	return &localIndex{Block: index, segments: segmentsOf(key, sizes), size: info.Size(), file: idOf(info)}, nil
 }
 
 // segmentsOf makes the list in which a chunk reference's segment index counts.

@@ -15,33 +15,36 @@ import (
 // them back from a process that reads on and on.
 const maxMapped = 96 << 20
 
-// mapping is where a file is in this process's memory; none if size is 0.
-type mapping struct{ start, size uintptr }
+// fileID is device and inode of a file as /proc/self/maps has them; "": not known.
+type fileID string
 
-// mappingOf finds a mapped index by its inode. What is found could be the file
-// of another file system, but it is a file's: to let go of it loses nothing.
-func mappingOf(index os.FileInfo) mapping {
-	st, ok := index.Sys().(*syscall.Stat_t)
+func idOf(info os.FileInfo) fileID {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	major, minor := st.Dev>>8&0xfff|st.Dev>>32&^0xfff, st.Dev&0xff|st.Dev>>12&^0xff
+	return fileID(fmt.Sprintf("%02x:%02x %d", major, minor, st.Ino))
+}
+
+// letGoOf lets go of files that are mapped. None of them is unmapped meanwhile:
+// what else could come to lie there would be lost. Where a file system tells
+// another device than the kernel, nothing is found, and all stays.
+func letGoOf(files map[fileID]bool) {
 	maps, err := os.Open("/proc/self/maps")
-	if err != nil || !ok {
-		return mapping{}
+	if err != nil {
+		return
 	}
 	defer maps.Close()
 	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		var start, end, offset uintptr
-		var flags, device string
-		var inode uint64
-		n, _ := fmt.Sscanf(lines.Text(), "%x-%x %s %x %s %d", &start, &end, &flags, &offset, &device, &inode)
-		if n == 6 && inode == st.Ino && strings.HasPrefix(flags, "r--s") {
-			return mapping{start, end - start}
+		f := strings.Fields(lines.Text()) // range, flags, offset, device, inode, path
+		if len(f) < 5 || !files[fileID(f[3]+" "+f[4])] {
+			continue
 		}
-	}
-	return mapping{}
-}
-
-func (m mapping) letGo() {
-	if m.size > 0 {
-		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, m.start, m.size, syscall.MADV_DONTNEED) // it is advice
+		var start, end uintptr
+		if n, _ := fmt.Sscanf(f[0], "%x-%x", &start, &end); n == 2 {
+			_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, start, end-start, syscall.MADV_DONTNEED) // it is advice
+		}
 	}
 }
 

@@ -12,13 +12,13 @@ import (
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
-// resident is how many KiB of a mapping are in this process's memory.
-func resident(t *testing.T, m mapping) (kib int) {
+// resident is how many KiB of a mapped file are in this process's memory.
+func resident(t *testing.T, file fileID) (kib int) {
 	t.Helper()
 	smaps, err := os.ReadFile("/proc/self/smaps")
 	require.NoError(t, err)
-	_, of, found := strings.Cut(string(smaps), fmt.Sprintf("%x-%x ", m.start, m.start+m.size))
-	require.True(t, found, "the index is mapped there")
+	_, of, found := strings.Cut(string(smaps), " "+string(file)+" ")
+	require.True(t, found, "the index is mapped")
 	_, of, _ = strings.Cut(of, "\nRss:")
 	_, err = fmt.Sscan(of, &kib)
 	require.NoError(t, err)
@@ -41,7 +41,7 @@ func TestMappedIndexesAreGivenBack(t *testing.T) {
 		g.store.mu.Lock()
 		defer g.store.mu.Unlock()
 		for _, b := range g.store.blocks {
-			kib += resident(t, b.index.mapped)
+			kib += resident(t, b.index.file)
 		}
 		return kib
 	}

@@ -95,7 +95,7 @@ type localIndex struct {
 	*tsdb.Block
 	segments []segment
 	size     int64 // bytes
-	mapped   mapping
+	file     fileID
 }
 
 // opening is one attempt to open a block.
@@ -353,12 +353,14 @@ func (s *store) letGo() {
 	if !s.mapped.over() {
 		return
 	}
+	files := map[fileID]bool{}
 	s.mu.Lock() // no index is unmapped meanwhile
 	for _, b := range s.blocks {
 		if b.index != nil {
-			b.index.mapped.letGo()
+			files[b.index.file] = true
 		}
 	}
+	letGoOf(files)
 	s.mu.Unlock()
 	s.mapped.reset()
 }
