@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"io"
 	"log/slog"
 	mathrand "math/rand/v2"
@@ -48,52 +49,76 @@ func startOver(t testing.TB, place bucket.S3Config, addr string, set ...string) 
 }
 
 // checkBucket looks into the bucket itself, past hearth and proxy: the lists of
-// blocks name all blocks there are, and each of those is whole.
+// blocks name all blocks there are, and each of those is whole. Blocks of hours
+// that are over are compacted meanwhile: between two looks, or a block and its
+// place in the list.
 func checkBucket(t *testing.T, place bucket.S3Config) {
 	t.Helper()
 	b, err := bucket.New(bucket.Config{Type: bucket.TypeS3, S3: place}, "", slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, b.(io.Closer).Close()) }()
 	for _, home := range []bucket.Key{bucket.PoolHome, bucket.TenantHome("own")} {
-		list, _, err := bucket.ReadIndex(t.Context(), b, home)
-		require.NoError(t, err)
-		require.Empty(t, list.Rebuilt, home)
-		var listed []ulid.ULID
-		for _, x := range list.Blocks {
-			listed = append(listed, x.ID)
-		}
-		there := checkBlocks(t.Context(), t, b, home)
-		require.NotEmpty(t, there, home)
-		require.ElementsMatch(t, listed, there, home)
+		until(t, patience, "a list of all blocks of "+string(home), func() error {
+			return checkHome(t.Context(), b, home)
+		})
 	}
 }
 
-// checkBlocks finds the blocks of a home, and what is missing of them.
-func checkBlocks(ctx context.Context, t *testing.T, b bucket.Bucket, home bucket.Key) (ids []ulid.ULID) {
-	t.Helper()
+// checkHome says what a home's list of blocks, or one of the blocks, lacks.
+func checkHome(ctx context.Context, b bucket.Bucket, home bucket.Key) error {
+	list, _, err := bucket.ReadIndex(ctx, b, home)
+	if err != nil {
+		return err
+	}
+	if list.Rebuilt != "" {
+		return fmt.Errorf("the list is made anew: %s", list.Rebuilt)
+	}
+	var listed []ulid.ULID
+	for _, x := range list.Blocks {
+		listed = append(listed, x.ID)
+	}
+	there, err := wholeBlocks(ctx, b, home)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(there, ulid.ULID.Compare)
+	if len(there) == 0 || !slices.Equal(listed, there) {
+		return fmt.Errorf("%d blocks are listed, %v, and %d there, %v", len(listed), listed, len(there), there)
+	}
+	return nil
+}
+
+// wholeBlocks finds the blocks of a home, unless a part of one is missing.
+func wholeBlocks(ctx context.Context, b bucket.Bucket, home bucket.Key) (ids []ulid.ULID, _ error) {
 	sizes := map[bucket.Key]int64{}
 	for obj, err := range b.List(ctx, home.Folder(), true) {
-		require.NoError(t, err)
+		if err != nil {
+			return nil, err
+		}
 		sizes[obj.Key] = obj.Size
 	}
 	for obj, err := range b.List(ctx, home.Folder(), false) {
-		require.NoError(t, err)
+		if err != nil {
+			return nil, err
+		}
 		id, ok := bucket.ParseBlockID(obj.Key.Base())
 		if !ok {
 			continue
 		}
 		ids = append(ids, id)
 		meta, err := bucket.ReadMeta(ctx, b, home, id)
-		require.NoError(t, err)
+		if err != nil {
+			return nil, err
+		}
 		for _, f := range meta.Thanos.Files {
 			key := bucket.BlockKey(home, id, f.RelPath)
-			require.Contains(t, sizes, key)
-			if f.RelPath != bucket.MetaFile {
-				require.Equal(t, f.SizeBytes, sizes[key], key)
+			size, ok := sizes[key]
+			if !ok || f.RelPath != bucket.MetaFile && size != f.SizeBytes {
+				return nil, fmt.Errorf("%s has %d bytes instead of %d", key, size, f.SizeBytes)
 			}
 		}
 	}
-	return ids
+	return ids, nil
 }
 
 // outage is a way in which a bucket fails.
