@@ -50,12 +50,12 @@ func TestMatchersThatWait(t *testing.T) {
 	} {
 		what := describe(c.ms)
 		own := blocksOf(t, g, me, 0, 10*step).Own
-		held, err := g.store.acquire(t.Context(), blockKey{bucket.TenantHome(string(me)), own[0]})
+		held, err := g.store.acquire(t.Context(), []blockKey{{bucket.TenantHome(string(me)), own[0]}})
 		require.NoError(t, err)
-		_, later, err := held.divide(t.Context(), c.ms)
+		_, later, err := held[0].divide(t.Context(), c.ms)
 		require.NoError(t, err)
 		require.Len(t, later, c.later, what)
-		g.store.release(held)
+		g.store.release(held[0])
 
 		q, err := g.Querier(t.Context(), me, 0, 10*step, wire.Blocks{Own: own})
 		require.NoError(t, err)

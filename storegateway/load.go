@@ -16,6 +16,7 @@ import (
 
 const (
 	spansAtOnce = 8       // of one batch
+	lentAtOnce  = 32      // pages of one batch
 	sizeGuess   = 1 << 10 // bytes of a chunk whose size the index does not tell
 
 	minSamples = 2 // bytes; every encoding begins with the number of samples
@@ -59,12 +60,17 @@ func (l *loader) load(ctx context.Context, cs []plannedChunk) ([][]byte, error) 
 		return nil, l.fail(err)
 	}
 	data := make([][]byte, len(cs))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(spansAtOnce)
-	for _, sp := range spans {
-		g.Go(func() error { return l.readSpan(gctx, cs, sp, data) })
+	if len(spans) == 1 {
+		err = l.readSpan(ctx, cs, spans[0], data)
+	} else {
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(spansAtOnce)
+		for _, sp := range spans {
+			g.Go(func() error { return l.readSpan(gctx, cs, sp, data) })
+		}
+		err = g.Wait()
 	}
-	if err := g.Wait(); err != nil {
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -85,7 +91,7 @@ func (l *loader) divide(cs []plannedChunk) ([]span, error) {
 		slices.SortFunc(order, byRef)
 	}
 	var spans []span
-	for _, i := range order {
+	for at, i := range order {
 		num, offset := cs[i].ref.Unpack()
 		if num >= len(l.segments) {
 			return nil, fmt.Errorf("%w: it is in segment %d, the block has %d", errCorrupt, num+1, len(l.segments))
@@ -104,7 +110,10 @@ func (l *loader) divide(cs []plannedChunk) ([]span, error) {
 			spans = append(spans, span{seg: seg})
 		}
 		sp := &spans[len(spans)-1]
-		sp.items = append(sp.items, i)
+		if sp.items == nil {
+			sp.items = order[at:at]
+		}
+		sp.items = sp.items[:len(sp.items)+1]
 		if n := len(sp.want); n > 0 {
 			first = max(first, sp.want[n-1]+1)
 		}
@@ -133,11 +142,10 @@ func (l *loader) readSpan(ctx context.Context, cs []plannedChunk, sp span, data 
 }
 
 func (l *loader) trySpan(ctx context.Context, cs []plannedChunk, sp span, data [][]byte) (want []uint32, err error) {
-	weight := min(int64(len(sp.want)), copiedAtOnce) // and perhaps a page that the index did not tell of
-	if err := l.pages.copying.Acquire(ctx, weight); err != nil {
+	if err := l.pages.copying.Acquire(ctx, sp.weight()); err != nil {
 		return nil, err
 	}
-	defer l.pages.copying.Release(weight)
+	defer l.pages.copying.Release(sp.weight())
 	v := &view{seg: sp.seg}
 	defer v.release()
 	sizes := make([]chunkSize, len(sp.items))
@@ -151,26 +159,66 @@ func (l *loader) trySpan(ctx context.Context, cs []plannedChunk, sp span, data [
 			return v.nums, err
 		}
 	}
+	return v.nums, v.copyAll(cs, sp.items, sizes, data)
+}
+
+// lend is load of chunks whose pages are few and all in memory: what it returns
+// lies in these. nil: they are not, or something is wrong, which load tells.
+func (l *loader) lend(cs []plannedChunk) [][]byte {
+	spans, err := l.divide(cs)
+	if err != nil || len(spans) != 1 || len(spans[0].want) > lentAtOnce {
+		return nil
+	}
+	sp := spans[0]
+	got := l.pages.inMemory(sp.seg, sp.want)
+	if got == nil {
+		return nil
+	}
+	v := &view{seg: sp.seg}
+	defer v.release()
+	v.add(sp.want, got)
+	data := make([][]byte, len(cs))
+	for _, i := range sp.items {
+		size, missing, err := v.measure(offsetOf(cs[i]))
+		if err != nil || len(missing) > 0 {
+			return nil
+		}
+		body, ok := checked(v.lend(offsetOf(cs[i])+int64(size.head), size.body))
+		if !ok {
+			return nil
+		}
+		data[i] = body
+	}
+	return data
+}
+
+// weight is how many pages the chunks are copied from, perhaps without one that
+// the index did not tell of.
+func (s *span) weight() int64 { return min(int64(len(s.want)), copiedAtOnce) }
+
+// copyAll copies the chunks that were measured.
+func (v *view) copyAll(cs []plannedChunk, items []int, sizes []chunkSize, data [][]byte) error {
 	total := 0
 	for _, s := range sizes {
 		total += s.body
 	}
 	arena := make([]byte, 0, total)
-	for j, i := range sp.items {
+	for j, i := range items {
 		start := len(arena)
 		arena = v.appendTo(arena, offsetOf(cs[i])+int64(sizes[j].head), sizes[j].body)
 		body, ok := checked(arena[start:len(arena):len(arena)])
 		if !ok {
-			return v.nums, fmt.Errorf("%w: wrong checksum at %d of %s", errCorrupt, offsetOf(cs[i]), sp.seg.key)
+			return fmt.Errorf("%w: wrong checksum at %d of %s", errCorrupt, offsetOf(cs[i]), v.seg.key)
 		}
 		data[i] = body
 	}
-	return v.nums, nil
+	return nil
 }
 
 // checked cuts off the checksum, which covers the encoding and the samples.
 func checked(b []byte) ([]byte, bool) {
-	body, sum := b[:len(b)-crc32.Size], b[len(b)-crc32.Size:]
+	n := len(b) - crc32.Size
+	body, sum := b[:n:n], b[n:]
 	return body, crc32.Checksum(body, castagnoli) == binary.BigEndian.Uint32(sum)
 }
 
@@ -219,11 +267,11 @@ func (v *view) add(nums []uint32, pages []*page) {
 }
 
 // page returns a page, nil if it is not in view.
-func (v *view) page(n uint32) []byte {
+func (v *view) page(n uint32) *page {
 	for i := v.last; i < len(v.nums) && i < v.last+2; i++ {
 		if v.nums[i] == n {
 			v.last = i
-			return v.pages[i].data
+			return v.pages[i]
 		}
 	}
 	i, ok := slices.BinarySearch(v.nums, n)
@@ -231,7 +279,7 @@ func (v *view) page(n uint32) []byte {
 		return nil
 	}
 	v.last = i
-	return v.pages[i].data
+	return v.pages[i]
 }
 
 // measureAll finds out how large the chunks are, and returns the pages that
@@ -283,12 +331,23 @@ func (v *view) lacking(offset, length int64) (need []uint32) {
 	return need
 }
 
+// lend returns a range that is in view: as it lies in its page, or a copy where
+// it lies in two.
+func (v *view) lend(offset int64, length int) []byte {
+	pg, from := v.page(uint32(offset/pageSize)), int(offset%pageSize)
+	if from+length > len(pg.data) {
+		return v.appendTo(make([]byte, 0, length), offset, length)
+	}
+	pg.lend()
+	return pg.data[from : from+length]
+}
+
 // appendTo copies a range that is in view.
 func (v *view) appendTo(to []byte, offset int64, length int) []byte {
 	for length > 0 {
-		page := v.page(uint32(offset / pageSize))[offset%pageSize:]
-		n := min(length, len(page))
-		to = append(to, page[:n]...)
+		data := v.page(uint32(offset / pageSize)).data[offset%pageSize:]
+		n := min(length, len(data))
+		to = append(to, data[:n]...)
 		offset += int64(n)
 		length -= n
 	}

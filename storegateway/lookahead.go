@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
@@ -72,8 +73,18 @@ func (r *indexReader) SortedPostings(p index.Postings) index.Postings {
 	if r.plan == nil && len(r.rest) == 0 {
 		return r.wordPostings(r.IndexReader.SortedPostings(p))
 	}
-	r.ahead = &lookahead{r: r, postings: r.IndexReader.SortedPostings(p), series: firstWindowSeries, bytes: min(firstWindowBytes, r.window.bytes)}
+	r.ahead = lookaheads.Get().(*lookahead) //nolint:forcetypeassert // there are no others
+	r.ahead.begin(r, r.IndexReader.SortedPostings(p))
 	return r.ahead
+}
+
+// Close implements tsdb.IndexReader. Nobody reads after it.
+func (r *indexReader) Close() error {
+	if r.ahead != nil {
+		r.ahead.end()
+		r.ahead = nil
+	}
+	return r.IndexReader.Close()
 }
 
 // Series returns the entry of the series that the lookahead is at.
@@ -165,13 +176,40 @@ type lookahead struct {
 	next   *window
 	err    error
 
+	windows [2]window
 	builder labels.ScratchBuilder
 	metas   []chunks.Meta
+	planned []plannedChunk // of the window that is being filled
+}
+
+// lookaheads are those that small queries leave, with room for the next one.
+var lookaheads = sync.Pool{New: func() any { return new(lookahead) }}
+
+func (l *lookahead) begin(r *indexReader, p index.Postings) {
+	l.r, l.postings = r, p
+	l.series, l.bytes = firstWindowSeries, min(firstWindowBytes, r.window.bytes)
+}
+
+func (l *lookahead) end() {
+	if cap(l.windows[0].series) > lastWindowSeries || cap(l.windows[0].chunks)+cap(l.windows[1].chunks) > 2*lastWindowSeries {
+		return
+	}
+	for i := range l.windows {
+		l.windows[i].empty()
+	}
+	l.builder.Reset()
+	*l = lookahead{windows: l.windows, builder: l.builder, metas: l.metas[:0], planned: l.planned[:0]}
+	lookaheads.Put(l)
 }
 
 type window struct {
 	series []windowSeries
 	chunks []chunks.Meta
+}
+
+func (w *window) empty() {
+	clear(w.series) // the labels
+	w.series, w.chunks = w.series[:0], w.chunks[:0]
 }
 
 type windowSeries struct {
@@ -183,7 +221,7 @@ type windowSeries struct {
 // Next goes to the next series that matches and has chunks in the range.
 func (l *lookahead) Next() bool {
 	if l.window == nil {
-		l.window, l.next = l.fill(), l.fill()
+		l.window, l.next = l.fill(&l.windows[0]), l.fill(&l.windows[1])
 		l.pos = -1
 	}
 	if l.pos++; l.pos < len(l.window.series) {
@@ -192,8 +230,9 @@ func (l *lookahead) Next() bool {
 	if l.next == nil || len(l.next.series) == 0 {
 		return false
 	}
+	done := l.window
 	l.window, l.pos = l.next, 0
-	l.next = l.fill()
+	l.next = l.fill(done)
 	return true
 }
 
@@ -223,16 +262,23 @@ func (l *lookahead) Err() error {
 	return l.err
 }
 
-// fill reads the next window; it has no series at the end, or after an error.
-func (l *lookahead) fill() *window {
-	w := &window{}
-	if l.err != nil {
-		return w
+// fill reads the next window, into one that is done with; it has no series at
+// the end, or after an error.
+func (l *lookahead) fill(w *window) *window {
+	w.empty()
+	l.planned = l.planned[:0]
+	if l.err == nil {
+		l.err = l.plan(w)
 	}
-	var planned []plannedChunk
-	if err := l.read(w, &planned); err != nil {
-		l.err = err
-		return &window{}
+	if l.err != nil {
+		w.empty()
+	}
+	return w
+}
+
+func (l *lookahead) plan(w *window) error {
+	if err := l.read(w); err != nil {
+		return err
 	}
 	if len(w.series) >= firstWindowSeries {
 		l.r.letGo()
@@ -240,20 +286,19 @@ func (l *lookahead) fill() *window {
 	l.series = min(2*l.series, l.r.window.series)
 	l.bytes = min(2*l.bytes, l.r.window.bytes)
 	if l.r.plan == nil || len(w.series) == 0 {
-		return w
+		return nil
 	}
-	n, err := l.r.plan.add(planned)
+	n, err := l.r.plan.add(slices.Clone(l.planned))
 	if err != nil {
-		l.err = err
-		return &window{}
+		return err
 	}
 	for i := range w.chunks {
 		w.chunks[i].Ref = placeIn(n, i)
 	}
-	return w
+	return nil
 }
 
-func (l *lookahead) read(w *window, planned *[]plannedChunk) error {
+func (l *lookahead) read(w *window) error {
 	var size int64
 	for n := 0; len(w.series) < l.series && size < l.bytes && l.postings.Next(); n++ {
 		if n%contextChecks == 0 && l.r.ctx.Err() != nil {
@@ -276,7 +321,7 @@ func (l *lookahead) read(w *window, planned *[]plannedChunk) error {
 			if l.r.plan != nil {
 				c := planChunk(l.metas[i:])
 				size += max(int64(c.size), sizeGuess/4)
-				*planned = append(*planned, c)
+				l.planned = append(l.planned, c)
 			}
 		}
 		if from < len(w.chunks) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // maxMapped is how many bytes of files this process maps before it lets go of
@@ -48,10 +49,15 @@ func letGoOf(files map[fileID]bool) {
 	}
 }
 
+// residenceLooks is the least time between two looks. Reading a file as fast
+// as memory allows does not map many times maxMapped in between.
+const residenceLooks = 5 * time.Millisecond
+
 // residence watches how much of all files is in this process's memory.
 type residence struct {
 	statm *os.File // nil: not known
 	floor atomic.Int64
+	next  atomic.Int64 // when to look again, in ns since the epoch
 }
 
 func newResidence() *residence {
@@ -78,6 +84,10 @@ func (r *residence) bytes() int64 {
 // over says that it has grown by maxMapped since it was reset.
 func (r *residence) over() bool {
 	if r.statm == nil {
+		return false
+	}
+	clock, next := time.Now().UnixNano(), r.next.Load()
+	if clock < next || !r.next.CompareAndSwap(next, clock+residenceLooks.Nanoseconds()) {
 		return false
 	}
 	now := r.bytes()

@@ -49,6 +49,7 @@ func TestMappedIndexesAreGivenBack(t *testing.T) {
 	g.store.letGo()
 	require.Positive(t, mapped(), "it is not much")
 	g.store.mapped.floor.Store(-maxMapped)
+	g.store.mapped.next.Store(0)
 	g.store.letGo()
 	require.Zero(t, mapped())
 	for n := 1; set.Next(); n++ {

@@ -127,25 +127,40 @@ func newStore(base context.Context, b bucket.Bucket, dir string, budget int64, l
 	}
 }
 
-// acquire opens a block, or joins those who have it open. The caller
-// releases it. An error that is a bucket.ErrNotFound says that the bucket does
-// not have the block.
-func (s *store) acquire(ctx context.Context, key blockKey) (*block, error) {
-	b, op, err := s.join(key)
-	if err != nil || op == nil {
-		return b, err
+// acquire opens blocks, or joins those who have them open. The caller releases
+// them. An error that is a bucket.ErrNotFound says that the bucket does not have
+// one of them.
+func (s *store) acquire(ctx context.Context, keys []blockKey) (_ []*block, err error) {
+	blocks, openings := make([]*block, 0, len(keys)), make([]*opening, len(keys))
+	defer func() {
+		if err != nil {
+			for _, b := range blocks {
+				s.release(b)
+			}
+		}
+	}()
+	for i, key := range keys {
+		b, op, err := s.join(key)
+		if err != nil {
+			return nil, fmt.Errorf("open block %s/%s: %w", key.home, key.id, err)
+		}
+		blocks, openings[i] = append(blocks, b), op
 	}
-	select {
-	case <-op.done:
-		err = op.err
-	case <-ctx.Done():
-		err = ctx.Err()
+	for i, op := range openings {
+		if op == nil {
+			continue
+		}
+		select {
+		case <-op.done:
+			err = op.err
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open block %s/%s: %w", keys[i].home, keys[i].id, err)
+		}
 	}
-	if err != nil {
-		s.release(b)
-		return nil, err
-	}
-	return b, nil
+	return blocks, nil
 }
 
 // join refers to a block, and says which opening to wait for, if any.

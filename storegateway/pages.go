@@ -39,10 +39,12 @@ type pageKey struct {
 
 // page is a page in memory. It is shared and must not be changed. A query may
 // read gigabytes of them in a second, so a page that nobody has any more is used
-// again. One that somebody forgets to release is left to the collector.
+// again. One that somebody forgets to release is left to the collector, and so is
+// one of which a part is lent to whoever keeps it for how long.
 type page struct {
 	data []byte
 	refs atomic.Int32 // readers, the cache, the fetch that brought it
+	lent atomic.Bool
 }
 
 var pagePool = sync.Pool{New: func() any { return &page{data: make([]byte, 0, pageSize)} }}
@@ -56,8 +58,15 @@ func newPage(size int32) *page {
 }
 
 func (pg *page) release() {
-	if pg.refs.Add(-1) == 0 {
+	if pg.refs.Add(-1) == 0 && !pg.lent.Load() {
 		pagePool.Put(pg)
+	}
+}
+
+// lend has the page never used again. The caller has not released it.
+func (pg *page) lend() {
+	if !pg.lent.Load() {
+		pg.lent.Store(true)
 	}
 }
 
@@ -186,6 +195,25 @@ func (p *pages) look(seg *segment, want []uint32, got []*page) (onDisk []pageOnD
 		missing = missing[n:]
 	}
 	return onDisk, waits
+}
+
+// inMemory returns pages that are all in memory, which the caller releases, or nil.
+func (p *pages) inMemory(seg *segment, want []uint32) []*page {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	got := make([]*page, len(want))
+	size := 0
+	for i, n := range want {
+		if got[i] = p.memory.get(pageKey{seg.id, seg.num, n}); got[i] == nil {
+			for _, pg := range got[:i] {
+				pg.release()
+			}
+			return nil
+		}
+		size += len(got[i].data)
+	}
+	p.metrics.fromMemory.Add(float64(size))
+	return got
 }
 
 // runLength says how many of the missing pages one range read brings.

@@ -30,7 +30,6 @@ var errClosed = errors.New("querier is closed")
 // back, then from the cache.
 type plan struct {
 	ctx    context.Context // of the Select: a series' iterator has none of its own
-	cancel context.CancelFunc
 	loader *loader
 	eager  bool // all chunks will surely be read: count them early, load the first at once
 
@@ -39,6 +38,8 @@ type plan struct {
 	resident []*batch // with a load, the least recently used first
 	newest   int      // the last batch that a chunk was read from; -1: none yet
 	closed   bool
+	loading  context.Context // of loads that take time; nil: there has been none
+	cancel   context.CancelFunc
 	running  sync.WaitGroup
 }
 
@@ -63,8 +64,7 @@ type load struct {
 }
 
 func newPlan(ctx context.Context, l *loader, eager bool) *plan {
-	ctx, cancel := context.WithCancel(ctx)
-	return &plan{ctx: ctx, cancel: cancel, loader: l, eager: eager, newest: -1}
+	return &plan{ctx: ctx, loader: l, eager: eager, newest: -1}
 }
 
 // placeIn makes the reference by which a chunk of the plan is found again.
@@ -139,16 +139,37 @@ func (p *plan) want(n int) *load {
 		p.resident = slices.Delete(p.resident, 0, 1)
 	}
 	p.resident = append(p.resident, b)
-	l, count := &load{done: make(chan struct{})}, !b.counted
+	l, count := &load{done: already}, !b.counted
 	b.load, b.counted = l, true
+	if l.data = p.loader.lend(b.chunks); l.data != nil {
+		p.loaded(b, l, count)
+		return l
+	}
+	if p.loading == nil {
+		p.loading, p.cancel = context.WithCancel(p.ctx)
+	}
+	ctx := p.loading
+	l.done = make(chan struct{})
 	p.running.Go(func() {
 		defer close(l.done)
-		l.data, l.err = p.loader.load(p.ctx, b.chunks)
-		if l.err == nil && count {
-			l.err = p.loader.budget.add(p.uncounted(b.chunks, l.data))
-		}
+		l.data, l.err = p.loader.load(ctx, b.chunks)
+		p.loaded(b, l, count)
 	})
 	return l
+}
+
+// already is the done of a load that took no time.
+var already = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// loaded counts what was loaded against the budget, as far as it was not.
+func (p *plan) loaded(b *batch, l *load, count bool) {
+	if l.err == nil && count {
+		l.err = p.loader.budget.add(p.uncounted(b.chunks, l.data))
+	}
 }
 
 // knownSize is the bytes of those chunks whose size the index tells.
@@ -174,8 +195,10 @@ func (p *plan) uncounted(cs []plannedChunk, data [][]byte) (size int64) {
 func (p *plan) Close() error {
 	p.mu.Lock()
 	p.closed = true
+	if p.cancel != nil {
+		p.cancel()
+	}
 	p.mu.Unlock()
-	p.cancel()
 	p.running.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/tenant"
 )
 
 // restKey is where a context carries the matchers of a Select down to the
@@ -27,6 +28,17 @@ func withRest(ctx context.Context, ms []*labels.Matcher) context.Context {
 		return ctx
 	}
 	return context.WithValue(ctx, restKey{}, rest)
+}
+
+// lacks says that the block has surely no series of a tenant of the pool.
+func (b *block) lacks(ctx context.Context, id tenant.ID) bool {
+	ir, err := b.index.Index()
+	if err != nil {
+		return false
+	}
+	defer ir.Close()
+	p, err := ir.Postings(ctx, bucket.PoolLabel, string(id))
+	return err == nil && !p.Next() && p.Err() == nil
 }
 
 // pooledQuerier is a bucket.PoolQuerier over blocks of this package.

@@ -3,7 +3,6 @@ package storegateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 
@@ -15,7 +14,6 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/tsdb/tombstones"
 	"github.com/prometheus/prometheus/util/annotations"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/tenant"
@@ -77,6 +75,7 @@ func (g *Gateway) newBudget(id tenant.ID) *budget {
 
 // openBlocks opens all blocks that a query needs, in the order in which they
 // are named: where blocks disagree on a sample, all queries see the same one.
+// Pooled blocks that have nothing of the tenant are left out.
 func (g *Gateway) openBlocks(ctx context.Context, id tenant.ID, minT, maxT int64, blocks wire.Blocks) (own, pooled []*blockReader, err error) {
 	if g.State() != services.Running {
 		return nil, nil, errStopped()
@@ -88,22 +87,8 @@ func (g *Gateway) openBlocks(ctx context.Context, id tenant.ID, minT, maxT int64
 	for _, b := range blocks.Pooled {
 		keys = append(keys, blockKey{bucket.PoolHome, b})
 	}
-	opened := make([]*block, len(keys))
-	eg, gctx := errgroup.WithContext(ctx)
-	for i, key := range keys {
-		eg.Go(func() (err error) {
-			if opened[i], err = g.store.acquire(gctx, key); err != nil {
-				return fmt.Errorf("open block %s/%s: %w", key.home, key.id, err)
-			}
-			return nil
-		})
-	}
-	if err := eg.Wait(); err != nil {
-		for _, b := range opened {
-			if b != nil {
-				g.store.release(b)
-			}
-		}
+	opened, err := g.store.acquire(ctx, keys)
+	if err != nil {
 		if errors.Is(err, bucket.ErrNotFound) && ctx.Err() == nil {
 			err = errGone()
 		}
@@ -111,12 +96,19 @@ func (g *Gateway) openBlocks(ctx context.Context, id tenant.ID, minT, maxT int64
 	}
 	g.store.letGo()
 	g.metrics.blocksQueried.Add(float64(len(opened)))
-	readers := make([]*blockReader, len(opened))
 	limit, window := g.newBudget(id), shareOf(len(opened))
 	for i, b := range opened {
-		readers[i] = &blockReader{g: g, block: b, budget: limit, window: window, minT: minT, maxT: maxT}
+		r := &blockReader{g: g, block: b, budget: limit, window: window, minT: minT, maxT: maxT}
+		switch {
+		case i < len(blocks.Own):
+			own = append(own, r)
+		case b.lacks(ctx, id):
+			g.store.release(b)
+		default:
+			pooled = append(pooled, r)
+		}
 	}
-	return readers[:len(blocks.Own)], readers[len(blocks.Own):], nil
+	return own, pooled, nil
 }
 
 // word turns an error into one that the tenant may see, and logs what is

@@ -186,6 +186,12 @@ func TestPooledBlocksShowOneTenantOnly(t *testing.T) {
 	none, err := query(t, g, "stranger", 0, 1000*step, all())
 	require.NoError(t, err)
 	require.Empty(t, none)
+	_, held, err := g.openBlocks(t.Context(), "stranger", 0, 1000*step, wire.Blocks{Pooled: []ulid.ULID{inPool.Meta().ULID}})
+	require.NoError(t, err)
+	require.Empty(t, held, "it has nothing there")
+	for _, b := range g.store.blocks {
+		require.Zero(t, b.refs, b.key)
+	}
 
 	ctx := context.Background()
 	for _, id := range tenants {
