@@ -11,21 +11,22 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang/snappy"
 )
 
 // noiseURL in the environment makes this program the noisy neighbour of the
-// server at that URL, until its standard input ends. It is a process of its own
-// and less urgent than the server: in life it has its own machine.
+// server at that URL, until its standard input ends. It says when it begins, and
+// in the end how many writes and queries were answered.
 const noiseURL = "HEARTH_BENCH_NOISE"
 
 const (
-	noisyWriters     = 32
-	noisyQueries     = 32
+	noisyWrites      = 512 // at once, most of 2,000 samples
+	noisyQueries     = 400 // at once, a hundred times what is allowed
 	noisyConnections = 2000
+	noisyWriters     = 4
 )
 
 // expensive are queries of all that the noisy tenant has.
@@ -38,43 +39,60 @@ var expensive = []string{
 // makeNoise writes, asks and connects as fast as it can. It does not wait where
 // it is told to.
 func makeNoise(ctx context.Context, base string) {
-	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 10) // then it is more of a neighbour than it has to be
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: noisyWriters + noisyQueries}, Timeout: time.Minute}
-	var wg sync.WaitGroup
-	begin := make(chan struct{})
-	var ready sync.WaitGroup
-	ready.Add(noisyWriters)
-	for i := range noisyWriters {
-		wg.Go(func() {
-			w := newNoisyWriter(i)
-			ready.Done()
-			<-begin
-			w.write(ctx, client, base)
-		})
+	var writes, queries atomic.Int64
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: noisyWrites + noisyQueries}, Timeout: time.Minute}
+	var writers [noisyWriters]*noisyWriter
+	for i := range writers {
+		writers[i] = newNoisyWriter(i)
 	}
-	ready.Wait()
 	fmt.Println("ready")
-	close(begin)
-	for i := range noisyQueries {
-		wg.Go(func() {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		flood(ctx, noisyWrites, func(n int) {
+			if noisyPost(ctx, client, base+"/api/v1/push", "application/x-protobuf", writers[n%noisyWriters].next(n/noisyWriters)) {
+				writes.Add(1)
+			}
+		})
+	})
+	wg.Go(func() {
+		flood(ctx, noisyQueries, func(n int) {
 			form := url.Values{
-				"query": {expensive[i%len(expensive)]}, "step": {"5"},
+				"query": {expensive[n%len(expensive)]}, "step": {"5"},
 				"start": {unix(time.Now().Add(-30 * time.Minute))}, "end": {unix(time.Now())},
 			}
-			for ctx.Err() == nil {
-				noisyPost(ctx, client, base+"/prometheus/api/v1/query_range", "application/x-www-form-urlencoded", []byte(form.Encode()))
+			if noisyPost(ctx, client, base+"/prometheus/api/v1/query_range", "application/x-www-form-urlencoded", []byte(form.Encode())) {
+				queries.Add(1)
 			}
 		})
-	}
+	})
 	wg.Go(func() { noisyConnects(ctx, base) })
 	wg.Wait()
+	fmt.Println(writes.Load(), queries.Load())
 }
 
-// noisyWriter sends series over and over.
-type noisyWriter struct{ bodies []*body }
+// flood has so many calls of f at once.
+func flood(ctx context.Context, atOnce int, f func(n int)) {
+	slots := make(chan struct{}, atOnce)
+	for n := 0; ctx.Err() == nil; n++ {
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			f(n)
+		}()
+	}
+	for range atOnce {
+		slots <- struct{}{}
+	}
+}
 
-// newNoisyWriter prepares what it sends: series that are there, some with a
-// label that is far too long, and some that are new each time it starts.
+// noisyWriter has series to send over and over.
+type noisyWriter struct {
+	mu     sync.Mutex
+	bodies []*body
+}
+
+// newNoisyWriter prepares what is sent: series that are there, some with a label
+// that is far too long, and some that are new each time it starts.
 func newNoisyWriter(sender int) *noisyWriter {
 	huge := population(1, 0, 200)
 	for i := range huge {
@@ -85,33 +103,34 @@ func newNoisyWriter(sender int) *noisyWriter {
 		fresh[i].labels = append(fresh[i].labels, label{name: "zz_run", value: fmt.Sprint(sender, time.Now().UnixNano())})
 	}
 	fine := encodeV1(population(1, 0, 2000))
-	return &noisyWriter{[]*body{fine, fine, encodeV1(huge), encodeV1(fresh)}}
+	return &noisyWriter{bodies: []*body{fine, fine, encodeV1(huge), encodeV1(fresh)}}
 }
 
-func (w *noisyWriter) write(ctx context.Context, client *http.Client, base string) {
-	for n := 0; ctx.Err() == nil; n++ {
-		b := w.bodies[n%len(w.bodies)]
-		now := time.Now().UnixMilli()
-		for i := range b.at {
-			b.set(i, float64(n), now)
-		}
-		noisyPost(ctx, client, base+"/api/v1/push", "application/x-protobuf", snappy.Encode(nil, b.raw))
+func (w *noisyWriter) next(n int) (compressed []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := w.bodies[n%len(w.bodies)]
+	now := time.Now().UnixMilli()
+	for i := range b.at {
+		b.set(i, float64(n), now)
 	}
+	return snappy.Encode(nil, b.raw)
 }
 
-func noisyPost(ctx context.Context, client *http.Client, to, contentType string, body []byte) {
+func noisyPost(ctx context.Context, client *http.Client, to, contentType string, body []byte) (answered bool) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
 	if err != nil {
-		return
+		return false
 	}
 	req.Header.Set("X-Scope-OrgID", noisyTenant)
 	req.Header.Set("Content-Type", contentType)
 	res, err := client.Do(req)
 	if err != nil {
-		return
+		return false
 	}
 	_, _ = io.Copy(io.Discard, res.Body) // whatever it is
 	_ = res.Body.Close()
+	return true
 }
 
 // noisyConnects opens connections, sends half a request on each, and opens them
