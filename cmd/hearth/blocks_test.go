@@ -238,7 +238,12 @@ func TestBadBlocksDoNotMoveIn(t *testing.T) {
 func (s *site) uploadPooled(from int64, tenants ...string) string {
 	s.Helper()
 	dir := makeBlock(s.T, s.TempDir(), from, from+2*hourMs, nil, tenants...)
-	content, err := json.Marshal(tenants)
+	b, err := tsdb.OpenBlock(nil, dir, nil, nil)
+	require.NoError(s, err)
+	sizes, err := bucket.TenantSizes(s.Context(), b)
+	require.NoError(s, err)
+	require.NoError(s, b.Close())
+	content, err := json.Marshal(sizes)
 	require.NoError(s, err)
 	require.NoError(s, os.WriteFile(filepath.Join(dir, bucket.TenantsFile), content, 0o666))
 	require.NoError(s, bucket.UploadBlock(s.Context(), s.bucket(), bucket.PoolHome, dir))
@@ -289,6 +294,28 @@ func TestPooledTenantMovesOut(t *testing.T) {
 	require.Contains(t, s.blocks(exitOK, "copy", s.here("-tenant", "acme", "-to-tenant", "copy")...), "2 there already")
 	s.awaitCount("4", "copy", "count(count_over_time(old[3d]))", midnight(3)+hourMs)
 	require.Contains(t, s.blocks(exitUsage, "copy", s.here("-tenant", "acme")...), "that is where they are")
+}
+
+// TestVerifyThePool: a pooled block has a list of its tenants and their bytes,
+// which is held against it.
+func TestVerifyThePool(t *testing.T) {
+	s := newSite(t)
+	id := ulid.MustParse(s.uploadPooled(midnight(3), "acme", "other"))
+	require.Contains(t, s.blocks(exitOK, "verify", s.here("-pool")...), "sound")
+	for list, want := range map[string]string{
+		`["acme","other"]`:     "sound", // as it once was
+		`["acme"]`:             `the tenant "other", which tenants.json does not list`,
+		`{"acme":7,"other":0}`: `says that the tenant "acme" has 7 bytes of it, which has`,
+	} {
+		key := bucket.BlockKey(bucket.PoolHome, id, bucket.TenantsFile)
+		_, err := s.bucket().Put(t.Context(), key, strings.NewReader(list), int64(len(list)), bucket.Condition{})
+		require.NoError(t, err)
+		code := exitOK
+		if want != "sound" {
+			code = exitFailure
+		}
+		require.Contains(t, s.blocks(code, "verify", s.here("-pool")...), want)
+	}
 }
 
 // TestThanosBucket copies the blocks at the root of another bucket, which is

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/tsdb"
@@ -113,9 +116,9 @@ func (s *stocked) verify(ctx context.Context, b bucket.Bucket) (verdict, error) 
 		}
 		return nil
 	}
+	var tenants map[string]int64
 	if s.home == bucket.PoolHome {
-		tenants, err := bucket.ReadTenants(ctx, b, s.entry.ID)
-		if err != nil {
+		if tenants, err = bucket.ReadTenants(ctx, b, s.entry.ID); err != nil {
 			return verdict{}, err
 		}
 		accept = func(ls labels.Labels) error {
@@ -126,7 +129,31 @@ func (s *stocked) verify(ctx context.Context, b bucket.Bucket) (verdict, error) 
 			return nil
 		}
 	}
-	return judge(ctx, dir, accept)
+	v, err := judge(ctx, dir, accept)
+	if err == nil && v.Damage == "" && s.home == bucket.PoolHome {
+		v.Damage, err = weigh(ctx, dir, tenants)
+	}
+	return v, err
+}
+
+// weigh holds the bytes that each tenant is said to have of a pooled block
+// against the block. Lists of before say nothing of bytes.
+func weigh(ctx context.Context, dir string, said map[string]int64) (damage string, err error) {
+	b, err := tsdb.OpenBlock(slog.New(slog.DiscardHandler), dir, nil, nil)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = b.Close() }() // it was only read
+	sizes, err := bucket.TenantSizes(ctx, b)
+	if err != nil {
+		return "", err
+	}
+	for _, id := range slices.Sorted(maps.Keys(said)) {
+		if said[id] != 0 && said[id] != sizes[id] {
+			return fmt.Sprintf("%s says that the tenant %q has %d bytes of it, which has %d", bucket.TenantsFile, id, said[id], sizes[id]), nil
+		}
+	}
+	return "", nil
 }
 
 // judge reads all of a block on local disk, and holds it against its meta.json.
