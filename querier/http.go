@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -77,7 +78,7 @@ func (q *Querier) RegisterRoutes(r *mux.Router) {
 			r.Handle(prefix+e.path, http.StripPrefix(prefix, h)).Methods(methods...)
 		}
 		if e.name == "buildinfo" { // where Mimir has it as well
-			r.Handle("/api/v1"+e.path, http.StripPrefix("/api/v1", q.door(e))).Methods(e.methods...)
+			r.Handle("/api/v1"+e.path, http.StripPrefix("/api/v1", q.door(e))).Methods(slices.Clone(e.methods)...)
 		}
 	}
 }

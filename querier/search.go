@@ -114,15 +114,16 @@ func search[T any](ctx context.Context, g *Gateways, list []sought, do asking[T]
 		s.holders = s.holders[1:]
 		byMember[m] = append(byMember[m], s)
 	}
-	answers := make([][]T, 0, len(byMember))
+	answers := make([][]T, len(byMember))
 	eg, ctx := errgroup.WithContext(ctx)
+	i := 0
 	for m, blocks := range byMember {
-		i := len(answers)
-		answers = append(answers, nil)
+		answer := &answers[i]
 		eg.Go(func() (err error) {
-			answers[i], err = searchAt(ctx, g, m, blocks, do)
+			*answer, err = searchAt(ctx, g, m, blocks, do)
 			return err
 		})
+		i++
 	}
 	if err := eg.Wait(); err != nil {
 		return nil, err

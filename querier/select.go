@@ -37,8 +37,9 @@ func (s queryable) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier
 		return nil, err
 	}
 	of := func(ctx context.Context, id tenant.ID) (storage.ExemplarQuerier, error) {
-		e := exemplarQuerier{q: s.q, id: id, several: several, policy: tenant.PolicyFrom(ctx)}
-		if e.from, err = s.q.recent.ExemplarQuerier(ctx, id); err != nil {
+		from, err := s.q.recent.ExemplarQuerier(ctx, id)
+		e := exemplarQuerier{q: s.q, id: id, several: several, policy: tenant.PolicyFrom(ctx), from: from}
+		if err != nil {
 			return nil, e.refine(s.q.refineIn(ctx, id, err))
 		}
 		return e, nil
@@ -76,13 +77,10 @@ func (q *Querier) openChunks(ctx context.Context, id tenant.ID, mint, maxt int64
 }
 
 // narrow adds what the token of the request may see at all. Every read goes
-// through here, or asks tenant.PolicyFrom itself.
+// through here, or asks tenant.PolicyFrom itself. It is a slice of its own, as
+// heads reorder matchers, and several tenants are asked at once.
 func narrow(ctx context.Context, ms []*labels.Matcher) []*labels.Matcher {
-	policy := tenant.PolicyFrom(ctx)
-	if len(policy) == 0 {
-		return ms
-	}
-	return slices.Concat(ms, policy)
+	return slices.Concat(ms, tenant.PolicyFrom(ctx))
 }
 
 // window is what a session opens once: selectors of one query that look at the
