@@ -19,7 +19,7 @@ type conns struct {
 
 	mu     sync.Mutex
 	total  int
-	byAddr map[string]map[net.Conn]bool // true: idle
+	byAddr map[string]map[net.Conn]bool // true: no request is under way
 }
 
 // follow is http.Server.ConnState.
@@ -45,7 +45,7 @@ func (c *conns) note(addr string, conn net.Conn, s http.ConnState) net.Conn {
 		if c.byAddr[addr] == nil {
 			c.byAddr[addr] = map[net.Conn]bool{}
 		}
-		c.byAddr[addr][conn] = false
+		c.byAddr[addr][conn] = true
 		if c.total++; c.total > c.max {
 			return c.surplus(addr, conn)
 		}
@@ -64,9 +64,9 @@ func (c *conns) note(addr string, conn net.Conn, s http.ConnState) net.Conn {
 	return nil
 }
 
-// surplus is an idle connection of the address with the most. If none of them
-// is idle it is the new one, where that has the same address or there are far
-// too many.
+// surplus is a connection without a request of the address with the most. If
+// all of them have one it is the new one, where that has the same address or
+// there are far too many.
 func (c *conns) surplus(addr string, conn net.Conn) net.Conn {
 	most := addr
 	for a, of := range c.byAddr {
@@ -75,7 +75,7 @@ func (c *conns) surplus(addr string, conn net.Conn) net.Conn {
 		}
 	}
 	for other, idle := range c.byAddr[most] {
-		if idle {
+		if idle && other != conn {
 			return other
 		}
 	}

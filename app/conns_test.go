@@ -76,6 +76,10 @@ func TestWhoHasTheMostConnectionsLosesIdleOnes(t *testing.T) {
 	}
 	require.Equal(t, 1, c.total)
 	require.Len(t, c.byAddr, 1)
+	for range 20 { // one that has had no request yet is not in use either
+		e := open("silent", http.StateNew)
+		require.False(t, closed(e), "older ones give way first")
+	}
 }
 
 // With a real server: more clients than there may be are all served, one after

@@ -18,12 +18,16 @@ import (
 
 // Bounds on every connection. The parts bound bodies and answers themselves.
 const (
-	readHeaderTimeout = 10 * time.Second
-	readTimeout       = 2 * time.Minute  // header and body
-	writeTimeout      = 10 * time.Minute // the longest answer: a flush that is waited for, a profile
-	idleTimeout       = 3 * time.Minute
-	maxHeaderBytes    = 64 << 10
-	retryAfter        = 5 * time.Second // told to clients while starting and stopping
+	// idleTimeout is longer than clients keep a connection they do not use
+	// (Prometheus 5 minutes, most others 90 s): who closes first must be the
+	// client, or a request that is just being sent gets no answer. That holds
+	// before the first request too, as clients open connections that they then
+	// do not need.
+	idleTimeout    = 6 * time.Minute
+	bodyTimeout    = 2 * time.Minute  // once the header is there
+	writeTimeout   = 10 * time.Minute // the longest answer: a flush that is waited for, a profile
+	maxHeaderBytes = 64 << 10
+	retryAfter     = 5 * time.Second // told to clients while starting and stopping
 )
 
 // unknownRoute is the route label of requests that match none, so that a
@@ -34,10 +38,9 @@ func (a *App) newHTTPServer() *http.Server {
 	return &http.Server{
 		Handler:           a.routes,
 		TLSConfig:         a.transport.HTTP(),
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
+		ReadHeaderTimeout: idleTimeout,
 		IdleTimeout:       idleTimeout,
+		WriteTimeout:      writeTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnState:         (&conns{max: maxConns}).follow,
 		ErrorLog:          slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug), // clients that hang up and the like
@@ -97,6 +100,9 @@ func (a *App) observe() mux.MiddlewareFunc {
 			began := time.Now()
 			a.metrics.inFlight.Inc()
 			out := &answer{ResponseWriter: w}
+			if r.Body != http.NoBody {
+				_ = http.NewResponseController(w).SetReadDeadline(began.Add(bodyTimeout)) // a connection knows deadlines, what else there may be does not
+			}
 			defer func() {
 				a.metrics.inFlight.Dec()
 				dur := time.Since(began)

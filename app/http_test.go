@@ -1,12 +1,17 @@
 package app
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,6 +75,55 @@ func TestNotReadyWhileStopping(t *testing.T) {
 	res := serve(t, a, http.MethodGet, "/ready")
 	require.Equal(t, http.StatusServiceUnavailable, res.Code)
 	require.Equal(t, "stopping\n", res.Body.String())
+}
+
+// A client opens a connection, does not need it, and uses it half a minute
+// later. In this test a second is 5 ms.
+func TestConnectionsWaitForTheirFirstRequest(t *testing.T) {
+	s := httptest.NewUnstartedServer(nil)
+	s.Config = build(t, testConfig(t)).newHTTPServer()
+	s.Config.ReadHeaderTimeout /= 200
+	s.Config.IdleTimeout /= 200
+	s.Start()
+	t.Cleanup(s.Close)
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	time.Sleep(30 * time.Second / 200)
+	for range 2 {
+		_, err = conn.Write([]byte("GET /-/healthy HTTP/1.1\r\nHost: h\r\n\r\n"))
+		require.NoError(t, err)
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, http.StatusOK, res.StatusCode)
+	}
+	// Without a word it ends some time.
+	_, err = conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+}
+
+// impatient notes until when a body may come.
+type impatient struct {
+	*httptest.ResponseRecorder
+	until time.Time
+}
+
+func (w *impatient) SetReadDeadline(at time.Time) error {
+	w.until = at
+	return nil
+}
+
+func TestBodiesComeInTime(t *testing.T) {
+	a := build(t, testConfig(t))
+	for body, bounded := range map[io.Reader]bool{http.NoBody: false, strings.NewReader("b"): true} {
+		w := &impatient{ResponseRecorder: httptest.NewRecorder()}
+		a.routes.ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/-/healthy", body))
+		require.Equal(t, bounded, !w.until.IsZero())
+		if bounded {
+			require.WithinDuration(t, time.Now().Add(bodyTimeout), w.until, bodyTimeout/2)
+		}
+	}
 }
 
 func TestWrongMethod(t *testing.T) {
