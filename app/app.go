@@ -152,7 +152,7 @@ func (a *App) build(reg prometheus.Registerer) error {
 	if err := a.meterTenants(b, ing); err != nil {
 		return err
 	}
-	peers, err := a.findPeers(ing)
+	peers, err := a.findPeers(b, ing)
 	if err != nil {
 		return err
 	}

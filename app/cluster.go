@@ -1,7 +1,9 @@
 package app
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -15,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/compactor"
 	"github.com/hearth-metrics/hearth/distributor"
 	"github.com/hearth-metrics/hearth/ingester"
@@ -47,7 +50,7 @@ type peers struct {
 // the ring of all. What it adds to a.parts starts before, and stops after, those
 // that use it: started first is stopped last, and what was acknowledged is in
 // the ingester.
-func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
+func (a *App) findPeers(b bucket.Bucket, ing *ingester.Ingester) (*peers, error) {
 	m := a.cfg.members()
 	if m.Alone() {
 		a.parts = append(a.parts, part{"tenants", a.registry}, part{"ingester", ing})
@@ -84,6 +87,7 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 	a.operators.Handle("/ring", r).Methods(http.MethodGet, http.MethodPost)
 	a.operators.Handle("/ingester/ring", r).Methods(http.MethodGet, http.MethodPost)
 
+	a.parts = append(a.parts, part{"series-secret", services.NewIdleService(a.shareSecret(bucket.For(b, "start")), nil)})
 	w := &way{id: c.InstanceID(), dial: a.transport.Dial, conns: map[string]*conn{}}
 	a.parts = append(a.parts, part{"gossip", c}, part{"tenants", a.registry}, part{"ring", r}, part{"shards", shards}, part{"connections", services.NewIdleService(nil, w.close)})
 	p := &peers{cluster: c, way: w}
@@ -109,6 +113,47 @@ func (a *App) findPeers(ing *ingester.Ingester) (*peers, error) {
 		return p, a.joinDistributors(c, p)
 	}
 	return p, nil
+}
+
+// seriesSecret is where a cluster's wire.Secret is. Whoever comes first draws it.
+var seriesSecret = bucket.OwnHome.Join("series-secret")
+
+// secretPatience is how long a start waits for it.
+const secretPatience = 5 * time.Second
+
+// shareSecret has this process give series the Keys that all members give them.
+// If that cannot be, writes go between it and others with all labels.
+func (a *App) shareSecret(b bucket.Bucket) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, secretPatience)
+		defer cancel()
+		s, err := commonSecret(ctx, b)
+		if err != nil {
+			a.logger.Warn("the secret that series are named with cannot be read from the bucket; until the next start writes between this member and others cost more", "object", seriesSecret, "err", err)
+			return nil
+		}
+		wire.UseSecret(s)
+		return nil
+	}
+}
+
+func commonSecret(ctx context.Context, b bucket.Bucket) (s wire.Secret, err error) {
+	for {
+		data, _, err := bucket.ReadAll(ctx, b, seriesSecret)
+		switch {
+		case err == nil && len(data) == len(s):
+			return wire.Secret(data), nil
+		case err == nil:
+			return s, fmt.Errorf("it has %d bytes, not %d", len(data), len(s))
+		case !errors.Is(err, bucket.ErrNotFound):
+			return s, err
+		}
+		s = wire.NewSecret()
+		_, err = b.Put(ctx, seriesSecret, bytes.NewReader(s[:]), int64(len(s)), bucket.Condition{IfAbsent: true})
+		if !errors.Is(err, bucket.ErrPrecondition) {
+			return s, err
+		}
+	}
 }
 
 // joinDistributors has the distributor of this process share limits and the
@@ -274,7 +319,12 @@ const (
 // one of them has just gone, this one is needed.
 func pushAgain(ctx context.Context, method string, req, res any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	err := invoke(ctx, method, req, res, cc, opts...)
-	if _, push := req.(*wire.PushRequest); !push || status.Code(err) != codes.Unavailable {
+	switch req.(type) {
+	case *wire.PushRequest, *wire.KeyedRequest:
+	default:
+		return err
+	}
+	if status.Code(err) != codes.Unavailable {
 		return err
 	}
 	again, cancel := context.WithTimeout(ctx, reconnectPatience)

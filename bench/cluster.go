@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -51,6 +52,7 @@ func startCluster(ctx context.Context, bin, work string) (c cluster, err error) 
 			target = "distributor,querier"
 		}
 		t.Cmd = append(t.Cmd, "-target", target,
+			"-set", "bucket.filesystem.dir="+filepath.Join(work, "cluster-bucket"),
 			"-set", "instance.id="+fmt.Sprint(i), "-set", "memberlist.cluster_label=bench-"+gossip[0],
 			"-set", "memberlist.bind_address=127.0.0.1", "-set", "memberlist.bind_port="+port,
 			"-set", "memberlist.join=127.0.0.1:"+strings.Join(gossip, ",127.0.0.1:"))

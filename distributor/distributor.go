@@ -23,8 +23,9 @@ import (
 
 // Ingester stores requests durably. It only reads r, and does not keep it.
 type Ingester interface {
-	// Needs says which names the series of the tenant's next request must have.
-	Needs(id tenant.ID) wire.Names
+	// Needs says which names the series of the tenant's next request, of a
+	// version, should have.
+	Needs(id tenant.ID, v wire.Version) wire.Names
 	Push(ctx context.Context, id tenant.ID, r *wire.Request) (wire.Pushed, error)
 }
 

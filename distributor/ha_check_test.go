@@ -262,7 +262,7 @@ hearth_distributor_ha_pairs 1
 // nowhere is an ingester that costs nothing.
 type nowhere struct{}
 
-func (nowhere) Needs(tenant.ID) wire.Names { return wire.Keys }
+func (nowhere) Needs(tenant.ID, wire.Version) wire.Names { return wire.Keys }
 
 func (nowhere) Push(context.Context, tenant.ID, *wire.Request) (wire.Pushed, error) {
 	return wire.Pushed{}, nil

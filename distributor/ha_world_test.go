@@ -181,7 +181,7 @@ func (w *world) restart(n int) {
 func replicaValue(replica string) float64 { return float64(replica[0]) }
 
 // Push implements Ingester.
-func (w *world) Needs(tenant.ID) wire.Names { return wire.Keys }
+func (w *world) Needs(tenant.ID, wire.Version) wire.Names { return wire.Keys }
 
 func (w *world) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.Pushed, error) {
 	w.mu.Lock()

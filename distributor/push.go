@@ -176,15 +176,20 @@ func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b
 		return outcome{}, d.slow(id, err, samples, b)
 	}
 	out := outcome{}
+	compressed := b.compressed
 	if len(b.request.Series)+len(b.request.Metadata) > 0 {
 		var err error
-		if out.Pushed, err = d.ingester.Push(ctx, id, &b.request); err != nil {
+		out.Pushed, err = d.ingester.Push(ctx, id, &b.request)
+		if b.request.Compressed == nil {
+			b.compressed = nil // it was taken
+		}
+		if err != nil {
 			return outcome{}, err
 		}
 	}
 	if check.ha != nil && check.ha.dropped > 0 {
 		// Only now: what failed is sent again.
-		d.ha.hold(id, v, b.compressed, check.ha.groups)
+		d.ha.hold(id, v, compressed, check.ha.groups)
 		d.metrics.ha.deduplicated.Add(float64(check.ha.dropped))
 		out.deduplicated = check.ha.dropped
 	}
@@ -200,7 +205,7 @@ func (d *Distributor) store(ctx context.Context, id tenant.ID, v wire.Version, b
 
 // walk decodes the request in b, and takes out what check does not let pass.
 func (d *Distributor) walk(id tenant.ID, v wire.Version, b *buffers, check *validator) error {
-	b.request.Unasked = ^d.ingester.Needs(id) & (wire.Keys | wire.Hashes)
+	b.request.Unasked = ^d.ingester.Needs(id, v) & (wire.Keys | wire.Hashes)
 	if err := b.request.Walk(b.body, v, string(id), check.series); err != nil {
 		return err
 	}
@@ -226,6 +231,9 @@ func (b *buffers) read(body io.Reader, length int64, limit int) error {
 		return err
 	}
 	b.compressed = b.compressed[:0]
+	if need := min(int(length), limit) + 1; cap(b.compressed) < need { // one more is room for the end
+		b.compressed = make([]byte, 0, need)
+	}
 	for {
 		if len(b.compressed) == cap(b.compressed) {
 			b.compressed = append(b.compressed, 0)[:len(b.compressed)]

@@ -41,7 +41,7 @@ type recorder struct {
 	err       error
 }
 
-func (r *recorder) Needs(tenant.ID) wire.Names { return wire.Keys }
+func (r *recorder) Needs(tenant.ID, wire.Version) wire.Names { return wire.Keys }
 
 func (r *recorder) Push(_ context.Context, id tenant.ID, req *wire.Request) (wire.Pushed, error) {
 	if r.err != nil {

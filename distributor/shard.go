@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/hearth-metrics/hearth/ring"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
@@ -32,6 +34,8 @@ type Replicas struct {
 	local  Ingester // called directly; nil if this process is no ingester
 	remote func(ring.Member) (wire.IngesterServer, error)
 
+	unknown [1024]atomic.Int32 // by tenant, several share one: how many messages go with labels at once
+
 	mu       sync.Mutex
 	backlogs map[string]*atomic.Int64 // by address; bytes
 }
@@ -42,20 +46,30 @@ func NewReplicas(r *ring.Ring, self string, local Ingester, remote func(ring.Mem
 }
 
 // Push implements Ingester. An ingester in this process reads the request
-// itself, others get messages with memory of their own, which may be under way
-// when the request is long answered.
+// itself, others get messages, which may be under way when the request is long
+// answered: they share no memory with it but r.Compressed, which is then taken.
 func (p *Replicas) Push(ctx context.Context, id tenant.ID, r *wire.Request) (wire.Pushed, error) {
-	w := &write{p: p, ctx: ctx, id: id, r: r, whole: sync.OnceValues(func() (wire.PushRequest, error) { return wholeMessage(id, r) })}
-	if err := p.ring.Write(ctx, id, replicaPatience, w.tokens, w.prepare); err != nil {
+	taken := false
+	w := &write{
+		p: p, ctx: ctx, id: id, r: r,
+		whole: sync.OnceValues(func() (wire.PushRequest, error) { taken = true; return wholeMessage(id, r) }),
+		keys:  sync.OnceValue(func() *wire.KeyedRequest { return r.Keyed(string(id), nil) }),
+	}
+	err := p.ring.Write(ctx, id, replicaPatience, w.tokens, w.prepare)
+	if taken {
+		r.Compressed = nil // it may still be under way
+	}
+	if err != nil {
 		return wire.Pushed{}, err
 	}
 	return w.result(p.ring.ReplicationFactor()), nil
 }
 
 // Needs implements Ingester. Should more members hold the tenant's series by the
-// time that it pushes than now, the request works out hashes late.
-func (p *Replicas) Needs(id tenant.ID) (n wire.Names) {
-	if p.local != nil {
+// time that it pushes than now, the request works out hashes late. Other members
+// are not sent keys of a request 2.0, as that has metadata with every series.
+func (p *Replicas) Needs(id tenant.ID, v wire.Version) (n wire.Names) {
+	if p.local != nil || v == wire.V1 {
 		n = wire.Keys
 	}
 	if p.ring.ByToken(id) {
@@ -66,11 +80,14 @@ func (p *Replicas) Needs(id tenant.ID) (n wire.Names) {
 
 // write is one request on its way.
 type write struct {
-	p     *Replicas
-	ctx   context.Context //nolint:containedctx // lives as long as the call
-	id    tenant.ID
-	r     *wire.Request
-	whole func() (wire.PushRequest, error) // for members that hold everything
+	p   *Replicas
+	ctx context.Context //nolint:containedctx // lives as long as the call
+	id  tenant.ID
+	r   *wire.Request
+
+	// For members that hold everything.
+	whole func() (wire.PushRequest, error)
+	keys  func() *wire.KeyedRequest // nil: it takes more than keys
 
 	mu      sync.Mutex
 	answers []answer
@@ -103,13 +120,36 @@ func (w *write) prepare(to ring.Member, items []int) func(context.Context) error
 	if err != nil {
 		return func(context.Context) error { return err }
 	}
+	keyed := w.keyed(items)
 	return func(ctx context.Context) error {
-		pushed, err := w.p.send(ctx, to, msg)
+		pushed, err := w.p.send(ctx, to, keyed, msg)
 		if err == nil {
 			w.add(to, items, *pushed)
 		}
 		return err
 	}
+}
+
+// afterUnknown is how many messages of a tenant go with labels at once after one
+// with keys was in vain: a tenant that has new series in every request so loses
+// little, and one that has them now and then gains nearly always.
+const afterUnknown = 3
+
+// keyed is the message that may take the place of the one with labels, or nil.
+func (w *write) keyed(items []int) *wire.KeyedRequest {
+	unknown := w.p.unknownOf(w.id)
+	if unknown.Load() > 0 {
+		unknown.Add(-1)
+		return nil
+	}
+	if items == nil {
+		return w.keys()
+	}
+	return w.r.Keyed(string(w.id), items)
+}
+
+func (p *Replicas) unknownOf(id tenant.ID) *atomic.Int32 {
+	return &p.unknown[xxhash.Sum64String(string(id))%uint64(len(p.unknown))]
 }
 
 func (w *write) pushLocal(to ring.Member, items []int) error {
@@ -139,7 +179,7 @@ func (w *write) message(items []int) (wire.PushRequest, error) {
 func wholeMessage(id tenant.ID, r *wire.Request) (wire.PushRequest, error) {
 	msg := wire.PushRequest{Tenant: string(id), Version: r.Version, Without: r.Without()}
 	if r.Whole() && r.Compressed != nil {
-		msg.Snappy, msg.Body = true, slices.Clone(r.Compressed)
+		msg.Snappy, msg.Body = true, r.Compressed
 		return msg, nil
 	}
 	items := make([]int, len(r.Series))
@@ -151,15 +191,32 @@ func wholeMessage(id tenant.ID, r *wire.Request) (wire.PushRequest, error) {
 	return msg, err
 }
 
-func (p *Replicas) send(ctx context.Context, to ring.Member, msg wire.PushRequest) (*wire.Pushed, error) {
+// send brings a member what it is to store: by the keys of the series if it knows
+// them, else with their labels.
+func (p *Replicas) send(ctx context.Context, to ring.Member, keyed *wire.KeyedRequest, msg wire.PushRequest) (*wire.Pushed, error) {
 	client, err := p.remote(to)
 	if err != nil {
 		return nil, err
 	}
-	backlog, size := p.backlog(to), int64(len(msg.Body))
+	size := int64(len(msg.Body))
+	if keyed != nil {
+		size += int64(len(keyed.Body))
+	}
+	backlog := p.backlog(to)
 	defer backlog.Add(-size)
 	if now := backlog.Add(size); now > replicaBacklog && now > size {
 		return nil, errBehind
+	}
+	if keyed != nil {
+		copied := *keyed
+		answer, err := client.PushKeyed(ctx, &copied)
+		if err != nil {
+			return nil, err
+		}
+		if answer.Known {
+			return &wire.Pushed{Samples: keyed.Samples, Series: answer.Series}, nil
+		}
+		p.unknownOf(tenant.ID(msg.Tenant)).Store(afterUnknown)
 	}
 	return client.Push(ctx, &msg)
 }

@@ -280,7 +280,7 @@ func TestReplicasLeaveOutOneThatHangs(t *testing.T) {
 	const size = 8 << 20
 	push := func() error {
 		r, _ := writeOf(t, wire.V1, 1, nil)
-		r.Compressed = bytes.Repeat([]byte{1}, size)
+		r.Compressed = bytes.Repeat([]byte{1}, size-1024) // the rest is for keys
 		_, err := w.Push(t.Context(), "t", r)
 		return err
 	}
@@ -345,4 +345,106 @@ func TestReplicasCancel(t *testing.T) {
 	clear(body)
 	close(hang)
 	w.storedThrice(t, want)
+}
+
+// keyed says how many messages each member has got with keys, and with labels.
+func (w *replicas) keyed() (keyed, labelled []int) {
+	for _, m := range w.all {
+		m.mu.Lock()
+		keyed, labelled = append(keyed, len(m.keyed)), append(labelled, len(m.got))
+		m.mu.Unlock()
+	}
+	return keyed, labelled
+}
+
+// Members that know all series get keys, the others labels.
+func TestReplicasGetKeys(t *testing.T) {
+	t.Parallel()
+	w := newReplicas(t, 3, nil)
+	for _, m := range w.all {
+		m.knows, m.answer.Series = true, 7
+	}
+	r, body := writeOf(t, wire.V1, 100, nil)
+	want, sent := samplesByKey(r), slices.Clone(r.Compressed)
+	pushed, err := w.pushAndSpoil(t, r, body)
+	require.NoError(t, err)
+	require.Equal(t, wire.Pushed{Samples: 100, Series: 7}, pushed)
+	until(t, func() bool { keyed, _ := w.keyed(); return slices.Equal(keyed, []int{1, 1, 1}) })
+	for _, m := range w.all {
+		var got wire.Request
+		require.NoError(t, got.ReadKeyed(m.keyed[0].Body))
+		require.Equal(t, want, samplesByKey(&got))
+		require.Empty(t, m.received())
+	}
+
+	// One of them has forgotten them. It gets labels, and so do all the next
+	// few times, and then keys again.
+	forgetful := w.all[1]
+	forgetful.knows = false
+	push := func() {
+		r, body = writeOf(t, wire.V1, 100, nil)
+		_, err = w.pushAndSpoil(t, r, body)
+		require.NoError(t, err)
+	}
+	push()
+	until(t, func() bool { return len(forgetful.received()) == 1 })
+	require.Equal(t, sent, forgetful.received()[0].Body)
+	forgetful.mu.Lock()
+	forgetful.knows = true
+	forgetful.mu.Unlock()
+	before, _ := w.keyed()
+	for range afterUnknown + 1 {
+		push()
+	}
+	until(t, func() bool {
+		now, _ := w.keyed()
+		return now[0] > before[0] && now[1] > before[1] && now[2] > before[2]
+	})
+}
+
+// Where there are more members each gets the keys of its series; what more than
+// keys can say goes with labels.
+func TestReplicasGetTheirKeys(t *testing.T) {
+	t.Parallel()
+	w := newReplicas(t, 7, nil)
+	for _, m := range w.all {
+		m.knows = true
+	}
+	r, body := writeOf(t, wire.V1, 500, func(r *wire.Request, s *wire.Series, _ []wire.Label) bool {
+		r.LeaveOut(s, "cluster")
+		return true
+	})
+	want := samplesByKey(r)
+	_, err := w.pushAndSpoil(t, r, body)
+	require.NoError(t, err)
+	copies := func() (out []string) {
+		for _, m := range w.all {
+			m.mu.Lock()
+			for _, k := range m.keyed {
+				var got wire.Request
+				require.NoError(t, got.ReadKeyed(k.Body))
+				out = append(out, samplesByKey(&got)...)
+			}
+			m.mu.Unlock()
+		}
+		return out
+	}
+	until(t, func() bool { return len(copies()) == 3*len(want) })
+	require.ElementsMatch(t, slices.Concat(want, want, want), copies())
+
+	r, body = writeOf(t, wire.V2, 500, nil)
+	r.Metadata = append(r.Metadata, wire.Metadata{Family: "m"})
+	_, err = w.pushAndSpoil(t, r, body)
+	require.NoError(t, err)
+	until(t, func() bool {
+		_, labelled := w.keyed()
+		return slices.Equal(labelled, []int{1, 1, 1, 1, 1, 1, 1})
+	})
+}
+
+func samplesByKey(r *wire.Request) (out []string) {
+	for _, s := range r.Series {
+		out = append(out, fmt.Sprint(s.Key, r.Samples[s.Samples.Lo:s.Samples.Hi]))
+	}
+	return out
 }

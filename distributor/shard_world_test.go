@@ -24,10 +24,12 @@ import (
 // replica is an ingester elsewhere. It keeps what it is sent, whose memory is
 // its own.
 type replica struct {
-	wire.IngesterServer // nil: nothing but Push is called
+	wire.IngesterServer // nil: nothing but pushes is called
 
 	mu     sync.Mutex
 	got    []wire.PushRequest
+	keyed  []wire.KeyedRequest
+	knows  bool
 	answer wire.Pushed
 	err    error
 	hang   chan struct{} // Push returns when it is closed, or its context ends
@@ -46,6 +48,17 @@ func (r *replica) Push(ctx context.Context, req *wire.PushRequest) (*wire.Pushed
 		}
 	}
 	return &answer, err
+}
+
+// PushKeyed knows no series, but where a test says so.
+func (r *replica) PushKeyed(_ context.Context, req *wire.KeyedRequest) (*wire.KeyedAnswer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		return nil, r.err
+	}
+	r.keyed = append(r.keyed, *req)
+	return &wire.KeyedAnswer{Known: r.knows, Series: r.answer.Series}, nil
 }
 
 func (r *replica) received() []wire.PushRequest {
@@ -167,7 +180,7 @@ type localIngester struct {
 	before func() // runs while Push does
 }
 
-func (l *localIngester) Needs(tenant.ID) wire.Names { return wire.Keys }
+func (l *localIngester) Needs(tenant.ID, wire.Version) wire.Names { return wire.Keys }
 
 func (l *localIngester) Push(_ context.Context, _ tenant.ID, r *wire.Request) (wire.Pushed, error) {
 	if l.before != nil {

@@ -171,6 +171,7 @@ var steps = []struct {
 	{form(`flush`), func(s *story, _ []string) { s.cluster.flushAll() }},
 	{form(`check`), (*story).check},
 	{form(`check bucket`), (*story).checkBucket},
+	{form(`check keys`), (*story).checkKeys},
 	{form(`expect failed (writes|reads) (\d+)`), (*story).expectFailed},
 	{form(`expect (writes|reads) within (\S+)`), (*story).expectWithin},
 	{form(`expect nothing in (\S+)`), (*story).expectNothing},
@@ -306,6 +307,15 @@ func (s *story) waitTime(w []string) {
 }
 
 func (s *story) check([]string) { s.checker.check("in the story") }
+
+// checkKeys wants that ingesters have stored by keys what they knew.
+func (s *story) checkKeys([]string) {
+	for _, n := range s.cluster.those(s.checker.label, (*node).ingests) {
+		stored := n.metric(`hearth_ingester_keyed_requests_total{outcome="stored"}`)
+		s.tell("  %s: %g requests stored by keys", n.name, stored)
+		require.Positive(s.t, stored, n.name)
+	}
+}
 
 func (s *story) checkBucket([]string) {
 	s.checker.stopped()

@@ -83,8 +83,9 @@ func (tg *target) emptied() target {
 	return target{exemplars: tg.exemplars[:0], refs: tg.refs[:0], named: tg.named[:0]}
 }
 
-// errUnnamed ends a push that has to name a series and may not yet.
-var errUnnamed = errors.New("BUG: a push must hold the tenant's naming to name series")
+// errUnnamed ends a push that has to name a series and may not yet, or cannot as
+// it has only keys.
+var errUnnamed = errors.New("BUG: a push must hold the tenant's naming, and have labels, to name series")
 
 // store appends and commits the whole request.
 //
@@ -98,7 +99,7 @@ var errUnnamed = errors.New("BUG: a push must hold the tenant's naming to name s
 // for exclusive, would be for ever.
 func (a *appending) store() error {
 	err := a.tryStore()
-	if !errors.Is(err, errUnnamed) {
+	if !errors.Is(err, errUnnamed) || a.r.OnlyKeys {
 		return err
 	}
 	a.m.naming.Lock()
@@ -251,6 +252,9 @@ func (a *appending) inWindow(tg *target, t int64) bool {
 // refuse counts a sample that cannot be stored. It returns an error only if
 // the push as a whole cannot go on.
 func (a *appending) refuse(n int, t int64, err error) error {
+	if a.r.OnlyKeys {
+		return errUnnamed // only with its labels can it be said what is refused
+	}
 	var ue *wire.UserError
 	id := ""
 	switch {

@@ -33,6 +33,14 @@ type decoded struct {
 
 var decodings = sync.Pool{New: func() any { return new(decoded) }}
 
+func (d *decoded) release() {
+	d.request.Reset()
+	if cap(d.body) > maxKeptBuffer {
+		d.body = nil
+	}
+	decodings.Put(d)
+}
+
 const (
 	maxBody       = 128 << 20 // far above what a distributor accepts
 	maxKeptBuffer = 8 << 20
@@ -46,13 +54,7 @@ func (s *server) Push(ctx context.Context, p *wire.PushRequest) (*wire.Pushed, e
 		return nil, err
 	}
 	d := decodings.Get().(*decoded)
-	defer func() {
-		d.request.Reset()
-		if cap(d.body) > maxKeptBuffer {
-			d.body = nil
-		}
-		decodings.Put(d)
-	}()
+	defer d.release()
 	body := p.Body
 	if p.Snappy {
 		if n, err := s2.DecodedLen(body); err != nil || n > maxBody {
@@ -76,6 +78,35 @@ func (s *server) Push(ctx context.Context, p *wire.PushRequest) (*wire.Pushed, e
 	d.request.CleanMetadata(nil)
 	pushed, err := s.i.Push(ctx, id, &d.request)
 	return &pushed, err
+}
+
+// PushKeyed implements wire.IngesterServer.
+func (s *server) PushKeyed(ctx context.Context, p *wire.KeyedRequest) (*wire.KeyedAnswer, error) {
+	defer p.Release()
+	outcomes := s.i.metrics.keyed
+	if p.Secret != wire.SecretID() {
+		outcomes.WithLabelValues("secret").Inc()
+		return new(wire.KeyedAnswer), nil
+	}
+	id, err := tenant.ParseID(p.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	d := decodings.Get().(*decoded)
+	defer d.release()
+	if err := d.request.ReadKeyed(p.Body); err != nil {
+		return nil, err
+	}
+	pushed, err := s.i.Push(ctx, id, &d.request)
+	switch {
+	case errors.Is(err, errUnnamed):
+		outcomes.WithLabelValues("unknown").Inc()
+		return new(wire.KeyedAnswer), nil
+	case err != nil:
+		return nil, err
+	}
+	outcomes.WithLabelValues("stored").Inc()
+	return &wire.KeyedAnswer{Known: true, Series: pushed.Series}, nil
 }
 
 // Held implements wire.IngesterServer.

@@ -8,6 +8,7 @@ import (
 type metrics struct {
 	samples      *prometheus.CounterVec
 	refused      *prometheus.CounterVec
+	keyed        *prometheus.CounterVec
 	tenants      prometheus.Gauge
 	series       *prometheus.GaugeVec
 	heads        *prometheus.GaugeVec
@@ -31,6 +32,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "hearth_ingester_samples_refused_total",
 			Help: "Samples, exemplars and metadata that the ingester refused, by error id.",
 		}, []string{"reason"}),
+		keyed: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "hearth_ingester_keyed_requests_total",
+			Help: "Write requests with keys in place of labels, by outcome: stored, unknown (a series is not known, or something has to be refused: it comes again with labels), or secret (the sender makes other keys).",
+		}, []string{"outcome"}),
 		tenants: f.NewGauge(prometheus.GaugeOpts{
 			Name: "hearth_ingester_tenants",
 			Help: "Tenants with recent data.",

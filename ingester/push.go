@@ -19,7 +19,8 @@ import (
 // reported as refused. On an error nothing may be assumed: the request can be
 // sent again, as a sample that is stored already is not stored twice.
 //
-// r is only read, and not kept.
+// r is only read, and not kept. If it has OnlyKeys, and they are not enough, the
+// error is errUnnamed, and nothing of it is stored.
 func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.Pushed, error) {
 	if i.State() != services.Running {
 		return wire.Pushed{}, errStopping()
@@ -39,7 +40,9 @@ func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.
 	a := appendings.Get().(*appending)
 	defer a.release()
 	a.begin(i, m, limits, r)
-	if err := a.store(); err != nil {
+	if err := a.store(); errors.Is(err, errUnnamed) {
+		return wire.Pushed{}, err
+	} else if err != nil {
 		return wire.Pushed{}, i.storageError(id, err)
 	}
 	i.count(&a.pushed)
@@ -51,7 +54,7 @@ func (i *Ingester) Push(_ context.Context, id tenant.ID, r *wire.Request) (wire.
 }
 
 // Needs implements distributor.Ingester.
-func (i *Ingester) Needs(tenant.ID) wire.Names { return wire.Keys }
+func (i *Ingester) Needs(tenant.ID, wire.Version) wire.Names { return wire.Keys }
 
 // horizon is how far behind its newest sample (ms) a head takes samples, for
 // a tenant with these limits. A tenant that wants more than the pools give

@@ -322,3 +322,58 @@ func TestSeriesLimitOfACluster(t *testing.T) {
 	require.Equal(t, 2, p.Samples)
 	require.Contains(t, p.Refused.First.Error(), "4 of 4 (limit max_series)")
 }
+
+// keyed pushes with keys in place of labels, as a distributor elsewhere does.
+func (n *node) keyed(id tenant.ID, ts ...prompb.TimeSeries) *wire.KeyedAnswer {
+	n.t.Helper()
+	a, err := n.Server().PushKeyed(context.Background(), request(n.t, id, ts...).Keyed(string(id), nil))
+	require.NoError(n.t, err)
+	return a
+}
+
+func TestKeysStandForLabels(t *testing.T) {
+	inBothHeads(t, func(t *testing.T, n *node) {
+		n.limits.Defaults.OutOfOrderWindow = 0
+		n.start()
+		b := base() + time.Hour.Milliseconds()
+		up, down := `up{job="x"}`, `up{job="y"}`
+		unknown := new(wire.KeyedAnswer)
+		require.Equal(t, unknown, n.keyed("a", series(up, at(b, 1))))
+		require.Empty(t, n.read("a"))
+		n.push("a", series(up, at(b, 1)))
+		known := &wire.KeyedAnswer{Known: true, Series: 1}
+		require.Equal(t, known, n.keyed("a", series(up, at(b+1, 2), at(b+2, math.Float64frombits(value.StaleNaN)))))
+		require.Equal(t, known, n.keyed("a", series(up, at(b+2, math.Float64frombits(value.StaleNaN)))), "repeated")
+		want := []string{`{__name__="up", job="x"} ` + ms(b) + `:1 ` + ms(b+1) + `:2 ` + ms(b+2) + `:NaN`}
+		require.Equal(t, want, n.read("a"))
+
+		// Not known as a whole, or to be refused in part: nothing is stored.
+		require.Equal(t, unknown, n.keyed("a", series(up, at(b+3, 1)), series(down, at(b+3, 1))))
+		require.Equal(t, unknown, n.keyed("a", series(up, at(b+3, 1)), series(up, at(b-1, 1))), "out of order")
+		require.Equal(t, unknown, n.keyed("a", series(up, at(b+3, 1), at(b, 7))), "another value")
+		require.Equal(t, unknown, n.keyed("b", series(up, at(b+3, 1))), "of another tenant")
+		require.Equal(t, want, n.read("a"))
+		require.Empty(t, n.read("b"))
+
+		other := request(t, "a", series(up, at(b+3, 1))).Keyed("a", nil)
+		other.Secret++
+		a, err := n.Server().PushKeyed(t.Context(), other)
+		require.NoError(t, err)
+		require.Equal(t, unknown, a)
+		torn := request(t, "a", series(up, at(b+3, 1))).Keyed("a", nil)
+		torn.Body = torn.Body[:len(torn.Body)-1]
+		_, err = n.Server().PushKeyed(t.Context(), torn)
+		require.Error(t, err)
+		require.Equal(t, want, n.read("a"))
+
+		// A process that starts learns the keys with the labels.
+		n.restart()
+		require.Equal(t, unknown, n.keyed("a", series(up, at(b+3, 1))))
+		n.push("a", series(up, at(b+3, 1)))
+		require.Equal(t, known, n.keyed("a", series(up, at(b+4, 1))))
+		want[0] += ` ` + ms(b+3) + `:1 ` + ms(b+4) + `:1`
+		require.Equal(t, want, n.read("a"))
+		n.restart()
+		require.Equal(t, want, n.read("a"))
+	})
+}

@@ -1,13 +1,16 @@
 package wire
 
 import (
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
-	"hash/maphash"
 	"math/bits"
 	"slices"
+	"sync"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/zeebo/xxh3"
 )
 
 // A series is hashed in its canonical form, whichever way it came: its labels,
@@ -20,33 +23,61 @@ import (
 // has its length in front. A 1.0 sender sends exactly that, so there is mostly
 // nothing to copy before it can be hashed.
 
-// Key finds a series in memory: 128 bits of a keyed hash over the tenant and
-// the labels. The keys are drawn when the process starts, so nobody can choose
-// labels that collide, and a Key means nothing to another process.
+// Key finds a series in memory: 128 bits that stand for the tenant and the
+// labels. With seed and rest for the first 8 and the other bytes of the Secret,
+// it is xxh3(seed, canonical form of the labels) xor sha256(rest, tenant). Who
+// does not know the secret cannot choose labels whose Key is that of another
+// tenant's series, as a tenant's own part is as good as random to him; the most
+// he could find is two label sets of his own with one Key.
 type Key [2]uint64
 
-// seeds are the process's keys: two for labels, two for tenants.
-var seeds = [4]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()}
+// Secret is what Keys are made with. Members with the same secret can speak of
+// series by their Keys.
+type Secret [32]byte
+
+// NewSecret draws a secret.
+func NewSecret() (s Secret) {
+	_, _ = rand.Read(s[:]) // cannot fail
+	return s
+}
+
+var (
+	secret    = NewSecret()
+	useSecret sync.Once
+)
+
+// UseSecret has all Keys of this process made with a secret, which is one of
+// its own otherwise. It is called before there are any; only the first call
+// counts.
+func UseSecret(s Secret) { useSecret.Do(func() { secret = s }) }
+
+// SecretID tells whether another process has the same secret, and not which.
+func SecretID() uint64 {
+	sum := sha256.Sum256(append(secret[:], "\xffthe secret's name"...)) // no tenant is called that
+	return binary.LittleEndian.Uint64(sum[:])
+}
 
 // tenantHash is the part of the tenant in the Key and the Hash of its series.
 type tenantHash struct {
+	seed uint64
 	key  Key
 	hash uint64
 }
 
 func hashTenant(tenant string) tenantHash {
+	var few [128]byte
+	sum := sha256.Sum256(append(append(few[:0], secret[8:]...), tenant...))
 	return tenantHash{
-		key:  Key{maphash.String(seeds[2], tenant), maphash.String(seeds[3], tenant)},
+		seed: binary.LittleEndian.Uint64(secret[:]),
+		key:  Key{binary.LittleEndian.Uint64(sum[:]), binary.LittleEndian.Uint64(sum[8:])},
 		hash: xxhash.Sum64String(tenant),
 	}
 }
 
 // keyOf and hashOf name the tenant's series with these labels in canonical form.
 func (t tenantHash) keyOf(canonical []byte) Key {
-	return Key{
-		maphash.Bytes(seeds[0], canonical) ^ t.key[0],
-		maphash.Bytes(seeds[1], canonical) ^ t.key[1],
-	}
+	h := xxh3.Hash128Seed(canonical, t.seed)
+	return Key{h.Hi ^ t.key[0], h.Lo ^ t.key[1]}
 }
 
 func (t tenantHash) hashOf(canonical []byte) uint64 {
@@ -63,7 +94,7 @@ func mix(x uint64) uint64 {
 	return x ^ x>>32
 }
 
-// KeyOf is the Key of a tenant's series in this process.
+// KeyOf is the Key of a tenant's series.
 func KeyOf(tenant string, ls labels.Labels) Key {
 	var few [1024]byte
 	return hashTenant(tenant).keyOf(appendLabels(few[:0], ls))

@@ -8,12 +8,18 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // IngesterServer is an ingester as other members see it.
 type IngesterServer interface {
 	// Push stores a request. It releases it.
 	Push(ctx context.Context, r *PushRequest) (*Pushed, error)
+
+	// PushKeyed stores a request if all of its series are known and nothing has
+	// to be refused, and nothing of it otherwise. It releases it.
+	PushKeyed(ctx context.Context, r *KeyedRequest) (*KeyedAnswer, error)
 
 	// Held names the blocks that a select of a tenant and time would search, so
 	// that they need not be read from the bucket.
@@ -153,6 +159,7 @@ func RegisterIngester(s grpc.ServiceRegistrar, ing IngesterServer) {
 		HandlerType: (*IngesterServer)(nil),
 		Methods: []grpc.MethodDesc{
 			unary(ingesterService, "Push", IngesterServer.Push),
+			unary(ingesterService, "PushKeyed", IngesterServer.PushKeyed),
 			unary(ingesterService, "Held", IngesterServer.Held),
 			unary(ingesterService, "Labels", IngesterServer.Labels),
 			unary(ingesterService, "Exemplars", IngesterServer.Exemplars),
@@ -214,6 +221,17 @@ func (c *IngesterClient) invoke(ctx context.Context, method string, req, res any
 func (c *IngesterClient) Push(ctx context.Context, r *PushRequest) (*Pushed, error) {
 	res := new(Pushed)
 	return res, c.invoke(ctx, "Push", r, res)
+}
+
+// PushKeyed is IngesterServer.PushKeyed; the same holds for r's body. An ingester
+// of a version that has no such method knows no series.
+func (c *IngesterClient) PushKeyed(ctx context.Context, r *KeyedRequest) (*KeyedAnswer, error) {
+	res := new(KeyedAnswer)
+	err := c.conn.Invoke(ctx, "/"+ingesterService+"/PushKeyed", r, res, grpc.ForceCodecV2(Codec{}))
+	if status.Code(err) == codes.Unimplemented {
+		return res, nil
+	}
+	return res, FromStatus(err)
 }
 
 // Held is IngesterServer.Held.

@@ -26,6 +26,7 @@ import (
 
 // fakeIngester answers with what a test puts in.
 type fakeIngester struct {
+	keyed     func(ctx context.Context, r *KeyedRequest) (*KeyedAnswer, error)
 	push      func(context.Context, *PushRequest) (*Pushed, error)
 	held      func(context.Context, *HeldRequest) (*HeldResponse, error)
 	sel       func(context.Context, *SelectRequest, func(*SeriesFrame) error) error
@@ -37,6 +38,10 @@ type fakeIngester struct {
 func (f *fakeIngester) Push(ctx context.Context, r *PushRequest) (*Pushed, error) {
 	defer r.Release()
 	return f.push(ctx, r)
+}
+
+func (f *fakeIngester) PushKeyed(ctx context.Context, r *KeyedRequest) (*KeyedAnswer, error) {
+	return f.keyed(ctx, r)
 }
 
 func (f *fakeIngester) Held(ctx context.Context, r *HeldRequest) (*HeldResponse, error) {

@@ -119,8 +119,12 @@ type Request struct {
 	// is set before Walk; Reset leaves it as it is.
 	Unasked Names
 
+	// OnlyKeys says that the series have no labels here, see ReadKeyed.
+	OnlyKeys bool
+
 	// Compressed is the body as it came, in snappy, if whoever decompressed it
-	// still has it.
+	// still has it. Who takes it away, and leaves nil, may keep it, and like
+	// everybody else does not change it.
 	Compressed []byte
 
 	body    []byte
@@ -316,7 +320,7 @@ func (r *Request) Labels(i int, buf []Label) []Label {
 // this one was so large that it would not be needed again soon.
 func (r *Request) Reset() {
 	r.Version, r.body, r.check, r.labelBytes = 0, nil, nil, 0
-	r.Altered, r.leftOut, r.without, r.Compressed = false, 0, "", nil
+	r.Altered, r.OnlyKeys, r.leftOut, r.without, r.Compressed = false, false, 0, "", nil
 	r.Series = recycle(r.Series)
 	r.Samples = recycle(r.Samples)
 	clear(r.Histograms)
