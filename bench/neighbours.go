@@ -34,8 +34,10 @@ const noisyLimits = `{"id": "noisy", "limits": {
 	"max_series": 20000, "max_concurrent_queries": 4}}`
 
 // runNeighbours measures what a tenant notices of another one that is far above
-// all of its limits: latencies alone, and beside the noise, in turns, so that
-// whatever else the machine does is in both.
+// all of its limits: latencies alone, beside the noise, and while the same noise
+// is made at another server, in turns, so that whatever else the machine does is
+// in all of them. The last tells what comes from the machine: who makes the noise
+// has processors of his own in life, as the other server has.
 func runNeighbours(ctx context.Context, b *Bench) error {
 	spec := b.spec(b.scaled(2000, 200), 60)
 	spec.PerRequest = 100
@@ -44,6 +46,9 @@ func runNeighbours(ctx context.Context, b *Bench) error {
 
 func limitsByAPI(t *Target) bool { return t.Multi && t.Name == "hearth" }
 
+// idleClass before a command runs it where nobody else wants the processor.
+var idleClass = []string{"chrt", "--idle", "0"}
+
 // latencies are those of the quiet tenant.
 type latencies struct{ writes, queries []time.Duration }
 
@@ -51,30 +56,35 @@ func neighboursTrial(ctx context.Context, t *trial) error {
 	if _, err := t.send(ctx); err != nil {
 		return err
 	}
-	if err := t.fillNoisy(ctx); err != nil {
+	elsewhere, err := t.elsewhere(ctx)
+	if err != nil {
 		return err
 	}
+	defer elsewhere.Close() //nolint:errcheck // what it was for has been measured
+	for _, s := range []*Server{t.Server, elsewhere} {
+		if err := t.fillNoisy(ctx, s); err != nil {
+			return err
+		}
+	}
 	length := time.Duration(t.scaled(10, 1)) * time.Second
-	var alone, beside latencies
+	var alone, apart, beside latencies
 	var writes, queries int
 	stopPeak := watchPeak(t.PID)
 	for range phases {
 		if err := t.quiet(ctx, length, &alone); err != nil {
 			return err
 		}
-		hush, err := startNoise(ctx, t.URL)
-		if err != nil {
+		if _, _, err := t.besideNoise(ctx, elsewhere, length, &apart); err != nil {
 			return err
 		}
-		err = t.quiet(ctx, length, &beside)
-		w, q, hushErr := hush()
-		if err := errors.Join(err, hushErr); err != nil {
+		w, q, err := t.besideNoise(ctx, t.Server, length, &beside)
+		if err != nil {
 			return err
 		}
 		writes, queries = writes+w, queries+q
 	}
-	t.compare("write", alone.writes, beside.writes)
-	t.compare("query", alone.queries, beside.queries)
+	t.compare("write", alone.writes, apart.writes, beside.writes)
+	t.compare("query", alone.queries, apart.queries, beside.queries)
 	seconds := phases * length.Seconds()
 	t.detail("writes of the noise", "1/s", float64(writes)/seconds)
 	t.detail("queries of the noise", "1/s", float64(queries)/seconds)
@@ -82,9 +92,29 @@ func neighboursTrial(ctx context.Context, t *trial) error {
 	return nil
 }
 
-// fillNoisy makes the noisy tenant, with data to ask for that it has sent when
-// it was still within its limits.
-func (t *trial) fillNoisy(ctx context.Context) error {
+// elsewhere starts another server, which runs where nobody else wants the
+// processor.
+func (t *trial) elsewhere(ctx context.Context) (*Server, error) {
+	target := *t.original
+	target.Cmd = append(slices.Clone(idleClass), target.Cmd...)
+	return StartServer(ctx, &target, t.Work)
+}
+
+// besideNoise is quiet while the noisy tenant is at a server. It returns how much
+// of the noise was answered.
+func (t *trial) besideNoise(ctx context.Context, at *Server, length time.Duration, to *latencies) (writes, queries int, err error) {
+	hush, err := startNoise(ctx, at.URL)
+	if err != nil {
+		return 0, 0, err
+	}
+	err = t.quiet(ctx, length, to)
+	writes, queries, hushErr := hush()
+	return writes, queries, errors.Join(err, hushErr)
+}
+
+// fillNoisy makes the noisy tenant at a server, with data to ask for that it has
+// sent when it was still within its limits.
+func (t *trial) fillNoisy(ctx context.Context, at *Server) error {
 	spec := t.load.Spec
 	spec.Name, spec.Series, spec.Samples, spec.PerRequest = noisyTenant, t.scaled(10_000, 500), 60, 2000
 	dir, err := os.MkdirTemp(t.Work, "noisy-")
@@ -96,11 +126,11 @@ func (t *trial) fillNoisy(ctx context.Context) error {
 		return err
 	}
 	filler := *t
-	filler.load = load
+	filler.Server, filler.load = at, load
 	if _, err := filler.send(ctx); err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.URL+"/admin/v1/tenants", strings.NewReader(noisyLimits))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at.URL+"/admin/v1/tenants", strings.NewReader(noisyLimits))
 	if err != nil {
 		return err
 	}
@@ -123,7 +153,7 @@ func startNoise(ctx context.Context, base string) (hush func() (writes, queries 
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "chrt", "--idle", "0", exe)
+	cmd := exec.CommandContext(ctx, idleClass[0], append(slices.Clone(idleClass[1:]), exe)...)
 	cmd.Env = append(os.Environ(), noiseURL+"="+base)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -218,12 +248,16 @@ func (t *trial) post(ctx context.Context, to, contentType string, body []byte) e
 }
 
 // compare adds how much longer the slowest hundredth takes beside the noise.
-func (t *trial) compare(what string, alone, beside []time.Duration) {
-	slices.Sort(alone)
-	slices.Sort(beside)
-	t.add("p99 of a "+what+" beside noise, as a multiple of that alone", "", quantile(beside, 0.99).Seconds()/quantile(alone, 0.99).Seconds())
+func (t *trial) compare(what string, alone, apart, beside []time.Duration) {
+	for _, l := range [][]time.Duration{alone, apart, beside} {
+		slices.Sort(l)
+	}
+	slowest := quantile(beside, 0.99).Seconds()
+	t.add("p99 of a "+what+" beside noise, as a multiple of that alone", "", slowest/quantile(alone, 0.99).Seconds())
+	t.add("p99 of a "+what+" beside noise, as a multiple of that with the noise elsewhere", "", slowest/quantile(apart, 0.99).Seconds())
 	for _, q := range []float64{0.5, 0.9, 0.99} {
 		t.detail(fmt.Sprintf("p%g of a %s alone", 100*q, what), "ms", quantile(alone, q).Seconds()*1e3)
+		t.detail(fmt.Sprintf("p%g of a %s, noise elsewhere", 100*q, what), "ms", quantile(apart, q).Seconds()*1e3)
 		t.detail(fmt.Sprintf("p%g of a %s beside noise", 100*q, what), "ms", quantile(beside, q).Seconds()*1e3)
 	}
 }

@@ -23,7 +23,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -34,6 +33,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/cores"
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
@@ -80,7 +80,7 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 	}
 	workers := cfg.Concurrency
 	if workers == 0 {
-		workers = max(1, runtime.GOMAXPROCS(0)/2)
+		workers = max(1, cores.Count()/2)
 	}
 	c := &Compactor{
 		cfg:     cfg,

@@ -10,13 +10,13 @@ package distributor
 import (
 	"context"
 	"log/slog"
-	"runtime"
 	"sync"
 	"time"
 
 	"github.com/grafana/dskit/services"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hearth-metrics/hearth/cores"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
@@ -75,7 +75,7 @@ func New(cfg Config, ing Ingester, store HAStore, limits func(tenant.ID) *tenant
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Distributor{cfg: cfg, ingester: ing, limits: limits, logger: logger, now: time.Now, distributors: func() int { return 1 }, meter: unmetered{}, turns: newTurns(max(1, runtime.GOMAXPROCS(0)/2))}
+	d := &Distributor{cfg: cfg, ingester: ing, limits: limits, logger: logger, now: time.Now, distributors: func() int { return 1 }, meter: unmetered{}, turns: newTurns(max(1, cores.Count()/2))}
 	d.inflight.max = int64(cfg.MaxInflightBytes)
 	d.metrics = newMetrics(reg, &d.inflight)
 	d.ha = newHATracker(cfg.HA, store, logger, d.metrics.ha)

@@ -2,10 +2,11 @@ package querier
 
 import (
 	"errors"
-	"runtime"
 	"time"
 
 	"github.com/prometheus/common/model"
+
+	"github.com/hearth-metrics/hearth/cores"
 )
 
 // Config says how queries are run. What one tenant may ask is in
@@ -72,5 +73,5 @@ func (c Config) slots() int {
 	if c.MaxConcurrent > 0 {
 		return c.MaxConcurrent
 	}
-	return max(4, 2*runtime.GOMAXPROCS(0))
+	return max(4, 2*cores.Count())
 }

@@ -19,7 +19,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
-	"runtime"
 	"sync"
 	"time"
 
@@ -33,6 +32,7 @@ import (
 
 	"github.com/hearth-metrics/hearth/bucket"
 	"github.com/hearth-metrics/hearth/budget"
+	"github.com/hearth-metrics/hearth/cores"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
@@ -117,7 +117,7 @@ func New(cfg Config, p Parts, logger *slog.Logger, reg prometheus.Registerer) (*
 		logger:   logger,
 		metrics:  newMetrics(reg),
 		perGroup: rules.NewGroupMetrics(nil),
-		slots:    make(chan struct{}, max(8, 4*runtime.GOMAXPROCS(0))),
+		slots:    make(chan struct{}, max(8, 4*cores.Count())),
 		wake:     make(chan struct{}, 1),
 		stopping: make(chan struct{}),
 		dirty:    map[tenant.ID]bool{},

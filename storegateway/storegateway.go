@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +28,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/hearth-metrics/hearth/bucket"
+	"github.com/hearth-metrics/hearth/cores"
 	"github.com/hearth-metrics/hearth/tenant"
 )
 
@@ -72,7 +72,7 @@ func New(cfg Config, dataDir string, b bucket.Bucket, limits func(tenant.ID) *te
 		logger:  logger,
 		metrics: newMetrics(reg),
 		often:   rate.Sometimes{First: 10, Interval: time.Second},
-		turns:   make(chan struct{}, max(4, 2*runtime.GOMAXPROCS(0))),
+		turns:   make(chan struct{}, max(4, 2*cores.Count())),
 	}
 	g.Service = services.NewBasicService(g.starting, g.running, g.stopping)
 	return g, nil

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/common/version"
 
 	"github.com/hearth-metrics/hearth/app"
+	"github.com/hearth-metrics/hearth/cores"
 )
 
 const (
@@ -118,6 +119,7 @@ func printVersion(w io.Writer) {
 func serve(cfg app.Config, stdout, stderr io.Writer) int {
 	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.Log.SlogLevel()}))
 	app.TuneGC(logger)
+	cores.Overcommit()
 
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
