@@ -44,7 +44,8 @@ func runNeighbours(ctx context.Context, b *Bench) error {
 	return b.each(ctx, part{"neighbours", spec, limitsByAPI, neighboursTrial})
 }
 
-func limitsByAPI(t *Target) bool { return t.Multi && t.Name == "hearth" }
+// limitsByAPI says whether limits can be set, at a second server as well.
+func limitsByAPI(t *Target) bool { return t.Multi && t.Name == "hearth" && canStart(t) }
 
 // idleClass before a command runs it where nobody else wants the processor.
 var idleClass = []string{"chrt", "--idle", "0"}

@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql"
 
-	"github.com/hearth-metrics/hearth/cores"
 	"github.com/hearth-metrics/hearth/tenant"
 	"github.com/hearth-metrics/hearth/wire"
 )
@@ -121,7 +120,6 @@ func (q *Querier) pass(e endpoint, out *answer, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), q.timeout(who.limits, form))
 	defer cancel()
-	serve := func() { e.handler.ServeHTTP(out, r.WithContext(ctx)) }
 	if e.queued && r.Method != http.MethodOptions {
 		waited := time.Now()
 		turn, release, err := q.queue.acquire(ctx, who.line(), who.limits.MaxQueries)
@@ -137,10 +135,8 @@ func (q *Querier) pass(e endpoint, out *answer, r *http.Request) error {
 			out.atHeader = release // a slow reader does not hold its turn
 		}
 		ctx = turn
-		cores.Long(serve)
-		return nil
 	}
-	serve()
+	e.handler.ServeHTTP(out, r.WithContext(ctx))
 	return nil
 }
 
