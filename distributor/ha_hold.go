@@ -160,7 +160,7 @@ func (d *Distributor) pushHeld(ctx context.Context, h *heldRequest) error {
 	if err := b.reserve(size); err != nil {
 		return err
 	}
-	if err := b.decompress(); err != nil {
+	if err := b.decompress(size); err != nil {
 		return err
 	}
 	limits := d.limits(h.key.tenant)

@@ -127,7 +127,7 @@ func (d *Distributor) pushWith(ctx context.Context, id tenant.ID, v wire.Version
 	if b.turn, err = d.turns.take(ctx, id); err != nil {
 		return outcome{}, err
 	}
-	if err := b.decompress(); err != nil {
+	if err := b.decompress(size); err != nil {
 		return outcome{}, err
 	}
 	d.metrics.bytesIn.Add(float64(len(b.body)))
@@ -135,23 +135,16 @@ func (d *Distributor) pushWith(ctx context.Context, id tenant.ID, v wire.Version
 	return d.store(ctx, id, v, b)
 }
 
-// reserve makes room for a body of a size.
-func (b *buffers) reserve(size int) error {
-	// The body, and about as much again for what is decoded from it.
-	if err := b.held.take(2 * int64(size)); err != nil {
-		return err
-	}
+// reserve makes sure that there is memory for a body of a size, and for about as
+// much again that is decoded from it.
+func (b *buffers) reserve(size int) error { return b.held.take(2 * int64(size)) }
+
+// decompress fills b.body. Those who wait for their turn have none yet: there are
+// hundreds of them when a tenant sends hundreds of large requests at once.
+func (b *buffers) decompress(size int) (err error) {
 	if size > cap(b.body) && size > maxKeptBuffer {
 		b.body = largeBodies.get(size)
 	}
-	if size > cap(b.body) {
-		b.body = wire.NewBody(size)
-	}
-	return nil
-}
-
-// decompress fills b.body.
-func (b *buffers) decompress() (err error) {
 	if b.body, err = wire.Decompress(b.body, b.compressed); err != nil {
 		return wire.Errorf(wire.Invalid, "err-decompress", "the body is not valid snappy: %s", err)
 	}

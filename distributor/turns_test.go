@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/prompb"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -88,4 +92,34 @@ func TestTurnsAreNotLost(t *testing.T) {
 		require.Empty(t, turns.waiting)
 		require.Empty(t, turns.next)
 	})
+}
+
+// Large requests of a tenant that wait for their turn have no memory yet for what
+// they are decoded into.
+func TestWaitingRequestsAreNotDecoded(t *testing.T) {
+	const size, requests = maxKeptBuffer + 1<<20, 8
+	d := newDoor(t)
+	large, err := (&prompb.WriteRequest{Timeseries: []prompb.TimeSeries{d.series("__name__", strings.Repeat("x", size))}}).Marshal()
+	require.NoError(t, err)
+	body := snappy.Encode(nil, large)
+	var mine []turn
+	for range d.turns.most {
+		one, err := d.turns.take(t.Context(), "t")
+		require.NoError(t, err)
+		mine = append(mine, one)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var answers sync.WaitGroup
+	for range requests {
+		answers.Go(func() { assert.Equal(t, 400, d.post(body).Code, "the label is too long") })
+	}
+	require.Eventually(t, func() bool { return d.inflight.total() >= requests*2*size }, 10*time.Second, time.Millisecond)
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(requests*size/2))
+	for i := range mine {
+		mine[i].end()
+	}
+	answers.Wait()
+	require.Zero(t, d.inflight.total())
 }

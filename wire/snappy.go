@@ -4,11 +4,11 @@ import "github.com/klauspost/compress/s2"
 
 const pageSize = 4 << 10
 
-// NewBody makes a buffer to Decompress into. The decoder is in assembly, and the
+// newBody makes a buffer to Decompress into. The decoder is in assembly, and the
 // collector, and with it all other requests, waits until it is through. So the
 // pages of the buffer, each of which costs a call of the kernel, are there before
 // it begins.
-func NewBody(size int) []byte {
+func newBody(size int) []byte {
 	b := make([]byte, size)
 	for k := 0; k < size; k += pageSize {
 		b[k] = 0
@@ -24,7 +24,7 @@ func Decompress(dst, src []byte) ([]byte, error) {
 		return nil, err
 	}
 	if n > cap(dst) {
-		dst = NewBody(n)
+		dst = newBody(n)
 	}
 	return s2.Decode(dst[:cap(dst)], src)
 }
