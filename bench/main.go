@@ -37,6 +37,13 @@ func main() {
 		noiseMain(base)
 		return
 	}
+	if do := os.Getenv(quietWork); do != "" {
+		if err := quietMain(do); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

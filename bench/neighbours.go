@@ -2,30 +2,23 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"github.com/golang/snappy"
 )
 
 const (
 	quietTenant = "bench" // that of the load
 	noisyTenant = "noisy"
 
-	writePause = 20 * time.Millisecond // of the quiet tenant
-	queryPause = 100 * time.Millisecond
-	phases     = 5 // of each kind, in turn
+	phases = 5 // of each kind, in turn
 )
 
 // noisyLimits are a hundredth of what the noisy tenant sends.
@@ -47,11 +40,10 @@ func runNeighbours(ctx context.Context, b *Bench) error {
 // limitsByAPI says whether limits can be set, at a second server as well.
 func limitsByAPI(t *Target) bool { return t.Multi && t.Name == "hearth" && canStart(t) }
 
-// idleClass before a command runs it where nobody else wants the processor.
-var idleClass = []string{"chrt", "--idle", "0"}
-
-// latencies are those of the quiet tenant.
-type latencies struct{ writes, queries []time.Duration }
+// last before a command has it give way to all others. The idle class would not:
+// as long as a thread of it waits for a processor, one that has just been woken
+// there does not interrupt the one that runs (Linux 6.18).
+var last = []string{"nice", "-n", "19"}
 
 func neighboursTrial(ctx context.Context, t *trial) error {
 	if _, err := t.send(ctx); err != nil {
@@ -84,8 +76,8 @@ func neighboursTrial(ctx context.Context, t *trial) error {
 		}
 		writes, queries = writes+w, queries+q
 	}
-	t.compare("write", alone.writes, apart.writes, beside.writes)
-	t.compare("query", alone.queries, apart.queries, beside.queries)
+	t.compare("write", alone.Writes, apart.Writes, beside.Writes)
+	t.compare("query", alone.Queries, apart.Queries, beside.Queries)
 	seconds := phases * length.Seconds()
 	t.detail("writes of the noise", "1/s", float64(writes)/seconds)
 	t.detail("queries of the noise", "1/s", float64(queries)/seconds)
@@ -93,11 +85,10 @@ func neighboursTrial(ctx context.Context, t *trial) error {
 	return nil
 }
 
-// elsewhere starts another server, which runs where nobody else wants the
-// processor.
+// elsewhere starts another server, which gives way to all others.
 func (t *trial) elsewhere(ctx context.Context) (*Server, error) {
 	target := *t.original
-	target.Cmd = append(slices.Clone(idleClass), target.Cmd...)
+	target.Cmd = slices.Concat(last, target.Cmd)
 	return StartServer(ctx, &target, t.Work)
 }
 
@@ -147,14 +138,14 @@ func (t *trial) fillNoisy(ctx context.Context, at *Server) error {
 	return os.RemoveAll(dir)
 }
 
-// startNoise starts the noise, which hush ends: a process of its own, which runs
-// where nobody else wants the processor. In life it has its own machine.
+// startNoise starts the noise, which hush ends: a process of its own, which gives
+// way to all others. In life it has its own machine.
 func startNoise(ctx context.Context, base string) (hush func() (writes, queries int, err error), err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, idleClass[0], append(slices.Clone(idleClass[1:]), exe)...)
+	cmd := exec.CommandContext(ctx, last[0], append(slices.Clone(last[1:]), exe)...)
 	cmd.Env = append(os.Environ(), noiseURL+"="+base)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -177,75 +168,6 @@ func startNoise(ctx context.Context, base string) (hush func() (writes, queries 
 		_, scanErr := fmt.Fscan(out, &writes, &queries)
 		return writes, queries, errors.Join(err, scanErr, cmd.Wait())
 	}, nil
-}
-
-// quiet writes and asks as the quiet tenant, at a pace that does not follow the
-// answers, and adds how long each took.
-func (t *trial) quiet(ctx context.Context, length time.Duration, to *latencies) error {
-	all := population(0, 0, t.load.Series)
-	var bodies []*body
-	for from := 0; from < len(all); from += t.load.PerRequest {
-		bodies = append(bodies, encodeV1(all[from:min(len(all), from+t.load.PerRequest)]))
-	}
-	write := func(n int) error {
-		b := bodies[n%len(bodies)]
-		now := time.Now().UnixMilli()
-		for i := range b.at {
-			b.set(i, float64(n), now)
-		}
-		return t.post(ctx, t.Push, "application/x-protobuf", snappy.Encode(nil, b.raw))
-	}
-	ask := func(int) error {
-		form := url.Values{"query": {quantileQuery}}
-		return t.post(ctx, t.Query+"/api/v1/query", "application/x-www-form-urlencoded", []byte(form.Encode()))
-	}
-	var wrote, asked []time.Duration
-	var errs [2]error
-	var wg sync.WaitGroup
-	wg.Go(func() { wrote, errs[0] = paced(length, writePause, write) })
-	wg.Go(func() { asked, errs[1] = paced(length, queryPause, ask) })
-	wg.Wait()
-	to.writes, to.queries = append(to.writes, wrote...), append(to.queries, asked...)
-	return errors.Join(errs[:]...)
-}
-
-// paced calls f after every pause, whether those before have ended or not, and
-// returns how long each took.
-func paced(length, pause time.Duration, f func(n int) error) ([]time.Duration, error) {
-	took := make([]time.Duration, max(1, int(length/pause)))
-	errs := make([]error, len(took))
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
-	var wg sync.WaitGroup
-	for n := range took {
-		<-tick.C
-		wg.Go(func() {
-			began := time.Now()
-			errs[n] = f(n)
-			took[n] = time.Since(began)
-		})
-	}
-	wg.Wait()
-	return took, errors.Join(errs...)
-}
-
-func (t *trial) post(ctx context.Context, to, contentType string, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("X-Scope-OrgID", quietTenant)
-	req.Header.Set("Content-Type", contentType)
-	res, err := t.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
-	if err == nil && res.StatusCode/100 != 2 {
-		err = fmt.Errorf("the quiet tenant got %s: %.300s", res.Status, text)
-	}
-	return err
 }
 
 // compare adds how much longer the slowest hundredth takes beside the noise.
