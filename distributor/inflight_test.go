@@ -1,6 +1,7 @@
 package distributor
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -113,4 +114,23 @@ func TestNoTenantHasAllOfTheMemory(t *testing.T) {
 	require.Equal(t, int64(most/4), second.bytes, "half of what the first has left")
 	quiet := f.hold("quiet")
 	require.NoError(t, quiet.take(most/8))
+}
+
+// To announce a body costs next to nothing; one that comes has about the memory
+// that it needs.
+func TestMemoryIsForWhatHasCome(t *testing.T) {
+	const announced = 10 << 20
+	sent := bytes.Repeat([]byte("0123456789"), announced/10)
+	for _, length := range []int64{announced, -1} {
+		b := &buffers{}
+		require.NoError(t, b.read(bytes.NewReader(nil), length, 2*announced))
+		require.LessOrEqual(t, cap(b.compressed), 2*firstRead)
+		require.NoError(t, b.read(bytes.NewReader(sent), length, 2*announced))
+		require.True(t, bytes.Equal(sent, b.compressed))
+		require.LessOrEqual(t, cap(b.compressed), 2*announced)
+	}
+	b := &buffers{}
+	require.NoError(t, b.read(bytes.NewReader(sent[:100]), 100, announced))
+	require.LessOrEqual(t, cap(b.compressed), 200)
+	require.ErrorContains(t, b.read(bytes.NewReader(sent), -1, announced-1), "err-request-too-large")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -211,25 +212,27 @@ func (d *Distributor) walk(id tenant.ID, v wire.Version, b *buffers, check *vali
 	return nil
 }
 
-// firstRead is what is reserved for a body of unknown length, to begin with.
+// firstRead is what is reserved for a body of unknown length, to begin with, and
+// the most that is allocated before something has come.
 const firstRead = 64 << 10
 
 // read fills b.compressed with a body of at most limit bytes. length is what
-// the sender says it has, or negative.
+// the sender says it has, or negative. Memory is allocated for what has come, and
+// as much again: to announce a body and not send it costs nothing.
 func (b *buffers) read(body io.Reader, length int64, limit int) error {
+	most := limit + 1 // one more is room for the end
 	if length < 0 {
 		length = firstRead
+	} else {
+		most = min(int(length), limit) + 1
 	}
 	if err := b.held.take(length); err != nil {
 		return err
 	}
 	b.compressed = b.compressed[:0]
-	if need := min(int(length), limit) + 1; cap(b.compressed) < need { // one more is room for the end
-		b.compressed = make([]byte, 0, need)
-	}
 	for {
-		if len(b.compressed) == cap(b.compressed) {
-			b.compressed = append(b.compressed, 0)[:len(b.compressed)]
+		if n := len(b.compressed); n == cap(b.compressed) {
+			b.compressed = slices.Grow(b.compressed, max(1, min(max(n, firstRead), most-n)))
 		}
 		n, err := body.Read(b.compressed[len(b.compressed):cap(b.compressed)])
 		b.compressed = b.compressed[:len(b.compressed)+n]
