@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +28,10 @@ const (
 	queryPause = 100 * time.Millisecond
 )
 
+// quietQuery is about the minute that the quiet tenant has written before it is
+// measured, so that it has as much to do at the end as in the beginning.
+const quietQuery = `histogram_quantile(0.99, sum by (le, app) (rate(http_request_duration_seconds_bucket[1m])))`
+
 // work is what the quiet tenant does.
 type work struct {
 	Push, Query        string // URLs
@@ -41,9 +46,16 @@ func (l *latencies) add(more latencies) {
 	l.Writes, l.Queries = append(l.Writes, more.Writes...), append(l.Queries, more.Queries...)
 }
 
-// first before a command has it run before all others. Only an administrator may
-// do that.
-var first = []string{"chrt", "--fifo", "1"}
+// first is what before a command has it run before all others; its threads take
+// turns, as one that waits in a loop for another must not keep it from running.
+// Only an administrator may do that: for anybody else it is nothing, and the reason.
+var first = sync.OnceValues(func() ([]string, error) {
+	prefix := []string{"chrt", "--rr", "1"}
+	if out, err := exec.Command(prefix[0], append(prefix[1:], "true")...).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s: %w %s", strings.Join(prefix, " "), err, out)
+	}
+	return prefix, nil
+})
 
 // quiet runs the quiet tenant in a process of its own, which has a processor
 // whenever it wants one, where that is allowed: in life it has its own machine.
@@ -52,10 +64,8 @@ func (t *trial) quiet(ctx context.Context, length time.Duration, to *latencies) 
 	if err != nil {
 		return err
 	}
-	args := []string{exe}
-	if exec.CommandContext(ctx, first[0], append(slices.Clone(first[1:]), "true")...).Run() == nil {
-		args = slices.Concat(first, args)
-	}
+	prefix, _ := first()
+	args := slices.Concat(prefix, []string{exe})
 	do, err := json.Marshal(work{t.Push, t.Query, t.load.Series, t.load.PerRequest, length})
 	if err != nil {
 		return err
@@ -106,7 +116,7 @@ func (do *work) run(ctx context.Context) (took latencies, err error) {
 		return quietPost(ctx, client, do.Push, "application/x-protobuf", snappy.Encode(nil, b.raw))
 	}
 	ask := func(int) error {
-		form := url.Values{"query": {quantileQuery}}
+		form := url.Values{"query": {quietQuery}}
 		return quietPost(ctx, client, do.Query+"/api/v1/query", "application/x-www-form-urlencoded", []byte(form.Encode()))
 	}
 	var errs [2]error
