@@ -22,15 +22,16 @@ func mergeChunks(recent, stored storage.ChunkQuerier) storage.ChunkQuerier {
 		storage.NewCompactingChunkSeriesMerger(storage.ChainedSeriesMerge))
 }
 
-// guard counts the series of a query and refines the errors of its data, at
-// whatever depth they come up: only here is it known that they are the
-// storage's and not the expression's.
+// guard counts the series of a query, has it pause between them where others
+// need that, and refines the errors of its data, at whatever depth they come up:
+// only here is it known that they are the storage's and not the expression's.
 type guard struct {
 	q       *Querier
 	id      tenant.ID
 	several bool // the query is about others as well
 	limits  *tenant.Limits
 	series  *seriesCount
+	ticket  *ticket
 }
 
 func (g *guard) refine(err error) error {
@@ -94,6 +95,7 @@ type guardedSeries struct {
 }
 
 func (s *guardedSeries) Iterator(reuse chunkenc.Iterator) chunkenc.Iterator {
+	s.guard.ticket.pause()
 	it, ok := reuse.(*guardedIterator)
 	if !ok {
 		it = &guardedIterator{}

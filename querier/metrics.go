@@ -33,6 +33,10 @@ func newMetrics(reg prometheus.Registerer, q *queue) *metrics {
 		Name: "hearth_querier_running_queries",
 		Help: "Queries that are running.",
 	}, func() float64 { _, running := q.load(); return float64(running) })
+	f.NewCounterFunc(prometheus.CounterOpts{
+		Name: "hearth_querier_paused_seconds_total",
+		Help: "Time that queries have paused for those of others, because their tenants had asked more than may wait.",
+	}, func() float64 { return time.Duration(q.paused.Load()).Seconds() })
 	f.NewGauge(prometheus.GaugeOpts{
 		Name: "hearth_querier_max_running_queries",
 		Help: "Queries that may run at once in this process (querier.max_concurrent).",

@@ -3,6 +3,7 @@ package querier
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hearth-metrics/hearth/tenant"
@@ -29,7 +30,8 @@ var errStopping = &wire.UserError{
 //
 // Safe for concurrent use.
 type queue struct {
-	slots int
+	slots  int
+	paused atomic.Int64 // how long queries have paused for others, in nanoseconds
 
 	mu       sync.Mutex
 	lines    map[tenant.ID]*line // tenants with somebody waiting or running
@@ -50,14 +52,17 @@ type line struct {
 	running int
 	waiting []*ticket
 	inTurns bool
+	refused time.Time // when it last had no place for one more
 }
 
 // ticket is one query, from the moment it comes in until it has ended.
 type ticket struct {
+	queue  *queue
 	line   *line
 	cancel context.CancelCauseFunc
 	ready  chan struct{} // closed when it may run, or when err is set
 	began  time.Time     // to run
+	rested time.Time     // when it last began to compute: of the goroutine that evaluates
 	err    error
 }
 
@@ -79,7 +84,7 @@ func (q *queue) acquire(ctx context.Context, id tenant.ID, perTenant int) (_ con
 		perTenant = q.slots
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	t := &ticket{cancel: cancel, ready: make(chan struct{})}
+	t := &ticket{queue: q, cancel: cancel, ready: make(chan struct{})}
 	if err := q.enter(t, id, perTenant); err != nil {
 		cancel(err)
 		return nil, nil, err
@@ -91,7 +96,16 @@ func (q *queue) acquire(ctx context.Context, id tenant.ID, perTenant int) (_ con
 		cancel(err)
 		return nil, nil, err
 	}
-	return ctx, release, nil
+	return context.WithValue(ctx, ticketKey{}, t), release, nil
+}
+
+// ticketKey is that of a query's ticket in its context.
+type ticketKey struct{}
+
+// ticketFrom returns the ticket of a query, nil if it did not have to queue.
+func ticketFrom(ctx context.Context) *ticket {
+	t, _ := ctx.Value(ticketKey{}).(*ticket)
+	return t
 }
 
 // wait returns when the ticket may run. One that may run at once does so even
@@ -142,6 +156,7 @@ func (q *queue) enter(t *ticket, id tenant.ID, perTenant int) error {
 
 func (q *queue) full(l *line) error {
 	if most := waitingPerRunning * l.max; len(l.waiting) >= most {
+		l.refused = time.Now()
 		err := wire.Errorf(wire.Limited, "err-max-concurrent-queries",
 			"%d queries are running and %d wait, the limit is %d running (limit max_concurrent_queries) and %d waiting. Send fewer at once or ask for a higher limit",
 			l.running, len(l.waiting), l.max, most)
@@ -171,6 +186,7 @@ func (q *queue) dispatch() {
 		l.running++
 		q.running[t] = struct{}{}
 		t.began = time.Now()
+		t.rested = t.began
 		close(t.ready)
 		q.offer(l)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/grafana/dskit/services"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/prometheus/tsdb"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hearth-metrics/hearth/tenant"
@@ -278,6 +279,36 @@ func TestQueueThroughTheAPI(t *testing.T) {
 	require.EqualValues(t, 4, testutil.ToFloat64(h.Querier.metrics.queries.WithLabelValues("query", outcomeSuccess)))
 	require.EqualValues(t, 1, testutil.ToFloat64(h.Querier.metrics.queries.WithLabelValues("query", outcomeQueued)))
 	require.EqualValues(t, 1, testutil.ToFloat64(h.Querier.metrics.queries.WithLabelValues("query", outcomeFailed)))
+}
+
+// Queries of a tenant that asks too much pause for those of others, not for its
+// own.
+func TestPausesThroughTheAPI(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	fill(t, db, "a")
+	for _, others := range []bool{false, true} {
+		h := newHouse(t, map[tenant.ID]*tsdb.DB{alice: db, bob: db}, t0, 0, func(c *Config) { c.MaxConcurrent = 4 })
+		h.limits.MaxQueries = 1
+		h.recent.block = make(chan struct{})
+		ask := request{path: instant, form: params("query", `{__name__=~".+"}`, "time", secs(t0))}
+		codes := make(chan int, 1+waitingPerRunning)
+		for range cap(codes) {
+			go func() { codes <- h.do(alice, ask).Code }()
+		}
+		require.Eventually(t, func() bool { w, _ := h.queue.load(); return w == waitingPerRunning }, 10*time.Second, time.Millisecond)
+		require.Equal(t, 429, h.do(alice, ask).Code)
+		if others {
+			require.Equal(t, 200, h.do(bob, request{path: instant, form: params("query", "1")}).Code)
+		}
+		time.Sleep(pauseAfter)
+		close(h.recent.block)
+		for range cap(codes) {
+			require.Equal(t, 200, <-codes)
+		}
+		require.Equal(t, others, h.queue.paused.Load() > 0)
+		h.allClosed(t)
+	}
 }
 
 // A client that goes away ends its query, waiting or running.

@@ -142,7 +142,7 @@ func (s *session[Q]) at(ctx context.Context, mint, maxt int64) (*source[Q], erro
 		}
 		s.opened[w] = data
 	}
-	return &source[Q]{w, data, &guard{q: s.q, id: id, several: s.several, limits: limits, series: &s.series}}, nil
+	return &source[Q]{w, data, &guard{q: s.q, id: id, several: s.several, limits: limits, series: &s.series, ticket: ticketFrom(ctx)}}, nil
 }
 
 func (s *session[Q]) refine(ctx context.Context, id tenant.ID, err error) error {

@@ -12,6 +12,10 @@ import (
 // while several tenants ask, the one whose queries have run longest of late
 // leaves a processor free for the others: a query that needs a few milliseconds
 // is not to wait for processors that are busy with another tenant's.
+//
+// Few processors cannot be divided so: with two, one is all that is left to the
+// slow queries, and it is busy for as long as there are any. So a tenant that asks
+// even more than may wait, computes half of the time only.
 
 // alone is after how long without another tenant's query a tenant has nobody
 // to leave room for. Dashboards ask again sooner than that.
@@ -108,4 +112,39 @@ func (q *queue) share(l *line) int {
 		}
 	}
 	return max(1, min(share, l.max))
+}
+
+const (
+	overFor      = 10 * time.Second       // a tenant asks too much, after it was refused a place in its line
+	pauseAfter   = 250 * time.Microsecond // of computing
+	longestPause = 20 * time.Millisecond  // as a query must notice that it was cancelled
+)
+
+// pause is called between two series of an evaluation. While the tenant asks too
+// much, it takes as long as the query has computed since the last pause, so that
+// half of a processor is free for others. What asks without a ticket, as rules do,
+// has its own bounds.
+func (t *ticket) pause() {
+	if t == nil {
+		return
+	}
+	now := time.Now()
+	ran := now.Sub(t.rested)
+	if ran < pauseAfter {
+		return
+	}
+	if t.queue.isTooMuch(t.line, now) {
+		time.Sleep(min(ran, longestPause))
+		rested := time.Now()
+		t.queue.paused.Add(int64(rested.Sub(now)))
+		now = rested
+	}
+	t.rested = now
+}
+
+// isTooMuch says whether a line has been full of late while others ask.
+func (q *queue) isTooMuch(l *line, now time.Time) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return now.Sub(l.refused) < overFor && q.recently.others(l.id, now)
 }

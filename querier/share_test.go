@@ -82,6 +82,47 @@ func TestATenantLeavesRoomForOthers(t *testing.T) {
 	})
 }
 
+// A query pauses for as long as it has computed, where its tenant was refused of
+// late and others ask.
+func TestWhoAsksTooMuchPauses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(4)
+		ask := func(id tenant.ID) *ticket {
+			ctx, release, err := q.acquire(t.Context(), id, 1)
+			require.NoError(t, err)
+			t.Cleanup(release)
+			return ticketFrom(ctx)
+		}
+		pauses := func(of *ticket, after time.Duration) time.Duration {
+			time.Sleep(after)
+			before := time.Now()
+			of.pause()
+			return time.Since(before)
+		}
+		greedy := ask("greedy")
+		require.Zero(t, pauses(greedy, time.Second))
+		for range waitingPerRunning {
+			enter(q, t.Context(), "greedy", 1, make(chan string, 1), "")
+		}
+		synctest.Wait()
+		_, _, err := q.acquire(t.Context(), "greedy", 1)
+		require.ErrorContains(t, err, "err-max-concurrent-queries")
+		require.Zero(t, pauses(greedy, 5*time.Millisecond), "there are no others")
+
+		quiet := ask("quiet")
+		require.Equal(t, 5*time.Millisecond, pauses(greedy, 5*time.Millisecond))
+		require.Zero(t, pauses(greedy, 0), "it has just paused")
+		require.Zero(t, pauses(greedy, pauseAfter/2))
+		require.Equal(t, pauseAfter, pauses(greedy, pauseAfter/2))
+		require.Equal(t, longestPause, pauses(greedy, time.Second))
+		require.Zero(t, pauses(quiet, time.Second))
+		require.Equal(t, 5*time.Millisecond+pauseAfter+longestPause, time.Duration(q.paused.Load()))
+		require.Zero(t, pauses(nil, time.Second), "it has not queued")
+		require.Zero(t, pauses(greedy, overFor), "nothing was refused since")
+	})
+}
+
 // Who asks has no other if he is the only one, however often he asks.
 func TestOthersAreOthers(t *testing.T) {
 	var r recently
