@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/prometheus/model/labels"
@@ -41,21 +42,31 @@ func NewSecret() (s Secret) {
 	return s
 }
 
+// named is a secret with what tells it from others.
+type named struct {
+	Secret
+	id uint64
+}
+
 var (
-	secret    = NewSecret()
+	secret    atomic.Pointer[named]
 	useSecret sync.Once
 )
+
+func init() { setSecret(NewSecret()) }
+
+func setSecret(s Secret) {
+	sum := sha256.Sum256(append(s[:], "\xffthe secret's name"...)) // no tenant is called that
+	secret.Store(&named{s, binary.LittleEndian.Uint64(sum[:])})
+}
 
 // UseSecret has all Keys of this process made with a secret, which is one of
 // its own otherwise. It is called before there are any; only the first call
 // counts.
-func UseSecret(s Secret) { useSecret.Do(func() { secret = s }) }
+func UseSecret(s Secret) { useSecret.Do(func() { setSecret(s) }) }
 
 // SecretID tells whether another process has the same secret, and not which.
-func SecretID() uint64 {
-	sum := sha256.Sum256(append(secret[:], "\xffthe secret's name"...)) // no tenant is called that
-	return binary.LittleEndian.Uint64(sum[:])
-}
+func SecretID() uint64 { return secret.Load().id }
 
 // tenantHash is the part of the tenant in the Key and the Hash of its series.
 type tenantHash struct {
@@ -66,9 +77,10 @@ type tenantHash struct {
 
 func hashTenant(tenant string) tenantHash {
 	var few [128]byte
-	sum := sha256.Sum256(append(append(few[:0], secret[8:]...), tenant...))
+	s := &secret.Load().Secret
+	sum := sha256.Sum256(append(append(few[:0], s[8:]...), tenant...))
 	return tenantHash{
-		seed: binary.LittleEndian.Uint64(secret[:]),
+		seed: binary.LittleEndian.Uint64(s[:]),
 		key:  Key{binary.LittleEndian.Uint64(sum[:]), binary.LittleEndian.Uint64(sum[8:])},
 		hash: xxhash.Sum64String(tenant),
 	}

@@ -182,12 +182,12 @@ func TestKeyedToAnOlderVersion(t *testing.T) {
 
 // Another secret makes other keys, and has another name.
 func TestSecrets(t *testing.T) { //nolint:paralleltest // it changes what all keys are made with
-	before, id, key := secret, SecretID(), KeyOf("t", labels.FromStrings("a", "b"))
-	defer func() { secret = before }()
-	secret = NewSecret()
-	require.NotEqual(t, before, secret)
+	before, id, key := secret.Load(), SecretID(), KeyOf("t", labels.FromStrings("a", "b"))
+	defer secret.Store(before)
+	setSecret(NewSecret())
+	require.NotEqual(t, before.Secret, secret.Load().Secret)
 	require.NotEqual(t, id, SecretID())
 	require.NotEqual(t, key, KeyOf("t", labels.FromStrings("a", "b")))
-	secret = before
+	secret.Store(before)
 	require.Equal(t, key, KeyOf("t", labels.FromStrings("a", "b")))
 }
