@@ -107,7 +107,7 @@ func (q *queue) share(l *line) int {
 				running += now.Sub(t.began)
 			}
 		}
-		if q.spent.isMost(l.id, running, now) {
+		if l.tooMuch(now) || q.spent.isMost(l.id, running, now) {
 			share = q.slots/2 - 1
 		}
 	}
@@ -122,8 +122,9 @@ const (
 
 // pause is called between two series of an evaluation. While the tenant asks too
 // much, it takes as long as the query has computed since the last pause, so that
-// half of a processor is free for others. What asks without a ticket, as rules do,
-// has its own bounds.
+// half of a processor is free for others; a query that would not have begun with
+// the share that the tenant has now, goes on when an older one has ended. What
+// asks without a ticket, as rules do, has its own bounds.
 func (t *ticket) pause() {
 	if t == nil {
 		return
@@ -133,8 +134,8 @@ func (t *ticket) pause() {
 	if ran < pauseAfter {
 		return
 	}
-	if t.queue.isTooMuch(t.line, now) {
-		time.Sleep(min(ran, longestPause))
+	if owed := t.queue.owed(t, ran, now); owed > 0 {
+		time.Sleep(owed)
 		rested := time.Now()
 		t.queue.paused.Add(int64(rested.Sub(now)))
 		now = rested
@@ -142,9 +143,24 @@ func (t *ticket) pause() {
 	t.rested = now
 }
 
-// isTooMuch says whether a line has been full of late while others ask.
-func (q *queue) isTooMuch(l *line, now time.Time) bool {
+// owed is how long a query pauses that ran for so long.
+func (q *queue) owed(t *ticket, ran time.Duration, now time.Time) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return now.Sub(l.refused) < overFor && q.recently.others(l.id, now)
+	if !t.line.tooMuch(now) || !q.recently.others(t.line.id, now) {
+		return 0
+	}
+	older := 0
+	for other := range q.running {
+		if other.line == t.line && other.began.Before(t.began) {
+			older++
+		}
+	}
+	if older >= q.share(t.line) {
+		return longestPause
+	}
+	return min(ran, longestPause)
 }
+
+// tooMuch says whether a line has been full of late.
+func (l *line) tooMuch(now time.Time) bool { return now.Sub(l.refused) < overFor }

@@ -82,6 +82,25 @@ func TestATenantLeavesRoomForOthers(t *testing.T) {
 	})
 }
 
+// pauses is how long a query pauses that has computed for so long.
+func pauses(of *ticket, after time.Duration) time.Duration {
+	time.Sleep(after)
+	before := time.Now()
+	of.pause()
+	return time.Since(before)
+}
+
+// askUntilRefused fills a tenant's line, of which so many run at once.
+func askUntilRefused(t *testing.T, q *queue, id tenant.ID, perTenant int) {
+	t.Helper()
+	for range waitingPerRunning * perTenant {
+		enter(q, t.Context(), id, perTenant, make(chan string, 1), "")
+	}
+	synctest.Wait()
+	_, _, err := q.acquire(t.Context(), id, perTenant)
+	require.ErrorContains(t, err, "err-max-concurrent-queries")
+}
+
 // A query pauses for as long as it has computed, where its tenant was refused of
 // late and others ask.
 func TestWhoAsksTooMuchPauses(t *testing.T) {
@@ -94,20 +113,9 @@ func TestWhoAsksTooMuchPauses(t *testing.T) {
 			t.Cleanup(release)
 			return ticketFrom(ctx)
 		}
-		pauses := func(of *ticket, after time.Duration) time.Duration {
-			time.Sleep(after)
-			before := time.Now()
-			of.pause()
-			return time.Since(before)
-		}
 		greedy := ask("greedy")
 		require.Zero(t, pauses(greedy, time.Second))
-		for range waitingPerRunning {
-			enter(q, t.Context(), "greedy", 1, make(chan string, 1), "")
-		}
-		synctest.Wait()
-		_, _, err := q.acquire(t.Context(), "greedy", 1)
-		require.ErrorContains(t, err, "err-max-concurrent-queries")
+		askUntilRefused(t, q, "greedy", 1)
 		require.Zero(t, pauses(greedy, 5*time.Millisecond), "there are no others")
 
 		quiet := ask("quiet")
@@ -120,6 +128,50 @@ func TestWhoAsksTooMuchPauses(t *testing.T) {
 		require.Equal(t, 5*time.Millisecond+pauseAfter+longestPause, time.Duration(q.paused.Load()))
 		require.Zero(t, pauses(nil, time.Second), "it has not queued")
 		require.Zero(t, pauses(greedy, overFor), "nothing was refused since")
+	})
+}
+
+// Who asks too much has his share at once, whoever has spent more, and those of
+// his queries that have begun beyond it stand still until older ones have ended.
+func TestWhoAsksTooMuchHasHisShareAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(8) // of four processors
+		ask := func(id tenant.ID) (*ticket, func()) {
+			ctx, release, err := q.acquire(t.Context(), id, 5)
+			require.NoError(t, err)
+			t.Cleanup(release)
+			return ticketFrom(ctx), release
+		}
+		_, release := ask("quiet")
+		time.Sleep(time.Hour)
+		release()
+		quiet, _ := ask("quiet")
+		var greedy []*ticket
+		var releases []func()
+		for range 5 {
+			time.Sleep(time.Millisecond)
+			one, release := ask("greedy")
+			greedy, releases = append(greedy, one), append(releases, release)
+		}
+		require.Zero(t, pauses(greedy[4], time.Millisecond))
+		askUntilRefused(t, q, "greedy", 5)
+		require.Equal(t, 3, q.share(greedy[0].line))
+		for i, one := range greedy {
+			one.rested = time.Now()
+			want := 2 * time.Millisecond
+			if i >= 3 {
+				want = longestPause
+			}
+			require.Equal(t, want, pauses(one, 2*time.Millisecond), i)
+		}
+		require.Zero(t, pauses(quiet, time.Second))
+		releases[1]()
+		synctest.Wait()
+		for i, want := range map[int]time.Duration{3: time.Millisecond, 4: longestPause} {
+			greedy[i].rested = time.Now()
+			require.Equal(t, want, pauses(greedy[i], time.Millisecond), i)
+		}
 	})
 }
 
