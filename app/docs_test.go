@@ -87,7 +87,7 @@ One YAML file, given with ` + "`-config FILE`" + `, mirrors the packages. Nothin
 - A tenant below ` + "`limits.tenants`" + ` starts from ` + "`limits.defaults`" + `: write only what differs. The value 0 of a limit means "no limit" unless it says otherwise.
 - Durations are written as in Prometheus: 30s, 5m, 2h, 1d. Sizes are bytes.
 
-Two more things come from the environment, as in every Go program: ` + "`GOGC`" + ` (default here: 75) and ` + "`GOMEMLIMIT`" + ` (default here: 90% of the memory of the container, or of the machine).
+Two more things come from the environment, as in every Go program: ` + "`GOGC`" + ` (default here: 75, and more in a small heap, so that 256 MiB or 1/64 of the memory can be allocated between collections) and ` + "`GOMEMLIMIT`" + ` (default here: 90% of the memory of the container, or of the machine).
 
 `
 

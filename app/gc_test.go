@@ -2,11 +2,54 @@ package app
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	rtmetrics "runtime/metrics"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
+
+// A small heap may grow by more than its percentage, a large one by that.
+func TestPercentFor(t *testing.T) {
+	for _, tc := range []struct{ live, want int64 }{
+		{0, maxGCPercent}, {10 << 20, maxGCPercent}, {50 << 20, 500}, {51 << 20, 500}, {100 << 20, 250}, {200 << 20, 125}, {gcRoom, 100}, {1 << 30, gcPercent}, {1 << 50, gcPercent},
+	} {
+		require.EqualValues(t, tc.want, percentFor(gcRoom, tc.live), tc.live)
+	}
+	require.Equal(t, gcPercent, percentFor(0, 10<<20))
+}
+
+// asMain makes TestLeaveRoom a process that has a collector of its own.
+const asMain = "HEARTH_TEST_LEAVE_ROOM"
+
+// The percentage follows the heap.
+func TestLeaveRoom(t *testing.T) {
+	if os.Getenv(asMain) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestLeaveRoom$")
+		cmd.Env = append(os.Environ(), asMain+"=1")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return
+	}
+	leaveRoom(64 << 20)
+	percent := func() uint64 {
+		runtime.GC()
+		s := []rtmetrics.Sample{{Name: "/gc/gogc:percent"}}
+		rtmetrics.Read(s)
+		return s[0].Value.Uint64()
+	}
+	require.Eventually(t, func() bool { return percent() == maxGCPercent }, 10*time.Second, time.Millisecond)
+	large := make([]byte, 40<<20)
+	require.Eventually(t, func() bool { p := percent(); return gcPercent < p && p <= 160 }, 10*time.Second, time.Millisecond)
+	larger := make([]byte, 400<<20)
+	require.Eventually(t, func() bool { return percent() == gcPercent }, 10*time.Second, time.Millisecond)
+	runtime.KeepAlive(large)
+	runtime.KeepAlive(larger)
+	require.Eventually(t, func() bool { return percent() == maxGCPercent }, 10*time.Second, time.Millisecond)
+}
 
 func TestMemoryOf(t *testing.T) {
 	for name, tc := range map[string]struct {
