@@ -324,15 +324,16 @@ func TestPrometheusIntoACluster(t *testing.T) {
 	}
 }
 
-// compareSamples waits until Hearth has every sample that Prometheus has.
+// compareSamples waits until Hearth has every sample that Prometheus has. Both
+// are asked again each time: a scrape that was begun before s.end may end later.
 func (s *scene) compareSamples(id string) {
 	s.t.Helper()
 	began := time.Now()
 	everything := fmt.Sprintf(`{job=~".+"}[%dms]`, s.end-s.start)
 	q := question{"query", url.Values{"query": {everything}, "time": {seconds(s.end)}}}
-	want, err := s.p.put("", q)
-	require.NoError(s.t, err)
 	until(s.t, patience, "all samples", func() error {
+		want, err := s.p.put("", q)
+		require.NoError(s.t, err)
 		got, err := s.h.put(id, q)
 		if err == nil && got != want {
 			err = fmt.Errorf("as %s: %s", id, firstDifference(want, got))
