@@ -33,18 +33,13 @@ func PoolLabels(b *labels.ScratchBuilder, tenant string, add func(*labels.Scratc
 	return b.Labels()
 }
 
-// SplitPoolLabels is the inverse of PoolLabels: the tenant and its labels.
+// SplitPoolLabels is the inverse of PoolLabels: the tenant and its labels, which
+// share their memory with ls.
 func SplitPoolLabels(ls labels.Labels) (tenant string, own labels.Labels) {
-	b := labels.NewScratchBuilder(ls.Len())
-	ls.Range(func(l labels.Label) {
-		if l.Name == PoolLabel {
-			tenant = l.Value
-			return
-		}
-		b.Add(l.Name, l.Value)
-	})
-	return tenant, b.Labels()
+	return ls.Get(PoolLabel), ls.DropReserved(isPoolLabel)
 }
+
+func isPoolLabel(name string) bool { return name == PoolLabel }
 
 // PoolQuerier restricts q, a querier over a pooled head or block, to one
 // tenant, and takes the hidden label off what it returns. Closing it closes q.
@@ -170,20 +165,22 @@ type poolSeriesSet struct {
 	storage.SeriesSet
 
 	rest []*labels.Matcher
-	at   labels.Labels
+	at   *poolSeries
 }
 
 func (s *poolSeriesSet) Next() bool {
 	for s.SeriesSet.Next() {
-		if ls := s.SeriesSet.At().Labels(); matchAll(ls, s.rest) {
-			_, s.at = SplitPoolLabels(ls)
+		series := s.SeriesSet.At()
+		if ls := series.Labels(); matchAll(ls, s.rest) {
+			_, own := SplitPoolLabels(ls)
+			s.at = &poolSeries{series, own}
 			return true
 		}
 	}
 	return false
 }
 
-func (s *poolSeriesSet) At() storage.Series { return poolSeries{s.SeriesSet.At(), s.at} }
+func (s *poolSeriesSet) At() storage.Series { return s.at }
 
 type poolSeries struct {
 	storage.SampleIterable
@@ -191,28 +188,28 @@ type poolSeries struct {
 	labels labels.Labels
 }
 
-func (s poolSeries) Labels() labels.Labels { return s.labels }
+func (s *poolSeries) Labels() labels.Labels { return s.labels }
 
 type poolChunkSeriesSet struct {
 	storage.ChunkSeriesSet
 
 	rest []*labels.Matcher
-	at   labels.Labels
+	at   *poolChunkSeries
 }
 
 func (s *poolChunkSeriesSet) Next() bool {
 	for s.ChunkSeriesSet.Next() {
-		if ls := s.ChunkSeriesSet.At().Labels(); matchAll(ls, s.rest) {
-			_, s.at = SplitPoolLabels(ls)
+		series := s.ChunkSeriesSet.At()
+		if ls := series.Labels(); matchAll(ls, s.rest) {
+			_, own := SplitPoolLabels(ls)
+			s.at = &poolChunkSeries{series, own}
 			return true
 		}
 	}
 	return false
 }
 
-func (s *poolChunkSeriesSet) At() storage.ChunkSeries {
-	return poolChunkSeries{s.ChunkSeriesSet.At(), s.at}
-}
+func (s *poolChunkSeriesSet) At() storage.ChunkSeries { return s.at }
 
 type poolChunkSeries struct {
 	storage.ChunkSeries
@@ -220,7 +217,7 @@ type poolChunkSeries struct {
 	labels labels.Labels
 }
 
-func (s poolChunkSeries) Labels() labels.Labels { return s.labels }
+func (s *poolChunkSeries) Labels() labels.Labels { return s.labels }
 
 // poolNames answers for label names and values from the tenant's series, for
 // both kinds of querier. It looks at the labels as they lie in the pool, which

@@ -15,6 +15,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// A query takes the hidden label off each series that it reads.
+func TestSplitPoolLabelsCopiesNothing(t *testing.T) {
+	var b labels.ScratchBuilder
+	pooled := PoolLabels(&b, "a", func(b *labels.ScratchBuilder) { b.Add("__name__", "up"); b.Add("job", "x") })
+	require.Zero(t, testing.AllocsPerRun(100, func() { SplitPoolLabels(pooled) }))
+}
+
 // A pooled store seen through PoolQuerier answers for each tenant as a store
 // that holds this tenant alone, whatever is asked.
 func TestPoolQuerierEqualsAStoreOfOnesOwn(t *testing.T) {
@@ -104,7 +111,7 @@ func TestPoolQuerierLimit(t *testing.T) {
 	require.Len(t, values, 3)
 }
 
-func openTSDB(t *testing.T) *tsdb.DB {
+func openTSDB(t testing.TB) *tsdb.DB {
 	db, err := tsdb.Open(t.TempDir(), slog.New(slog.DiscardHandler), nil, tsdb.DefaultOptions(), nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
@@ -171,4 +178,52 @@ func TestPoolShardStaysAsItIs(t *testing.T) {
 		got = append(got, PoolShard(name, 16), PoolShard(name, 3), PoolShard(name, 1))
 	}
 	require.Equal(t, []int{11, 2, 0, 0, 1, 0, 6, 0, 0, 8, 2, 0}, got)
+}
+
+// BenchmarkPoolQuerier is what finding a tenant's series costs in a pool, beside
+// a store that holds this tenant alone.
+func BenchmarkPoolQuerier(b *testing.B) {
+	const series = 2000
+	pool, own := openTSDB(b), openTSDB(b)
+	var builder labels.ScratchBuilder
+	for db, pooled := range map[*tsdb.DB]bool{pool: true, own: false} {
+		app := db.Appender(b.Context())
+		for n := range series {
+			ls := labels.FromStrings("__name__", "http_requests_total", "instance", fmt.Sprint(n), "job", "api", "namespace", "default", "path", "/api/v1/query")
+			if pooled {
+				ls = PoolLabels(&builder, "tenant", func(b *labels.ScratchBuilder) {
+					ls.Range(func(l labels.Label) { b.Add(l.Name, l.Value) })
+				})
+			}
+			_, err := app.Append(0, ls, 1000, 1)
+			require.NoError(b, err)
+		}
+		require.NoError(b, app.Commit())
+	}
+	for _, from := range []string{"own", "pool"} {
+		b.Run(from, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				db := own
+				if from == "pool" {
+					db = pool
+				}
+				q, err := db.Querier(0, 2000)
+				require.NoError(b, err)
+				if from == "pool" {
+					q = PoolQuerier(q, "tenant")
+				}
+				set := q.Select(b.Context(), true, nil, labels.MustNewMatcher(labels.MatchEqual, "__name__", "http_requests_total"))
+				n := 0
+				for set.Next() {
+					_ = set.At().Labels()
+					n++
+				}
+				require.NoError(b, set.Err())
+				require.Equal(b, series, n)
+				require.NoError(b, q.Close())
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/series, "ns/series")
+		})
+	}
 }
