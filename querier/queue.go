@@ -57,13 +57,14 @@ type line struct {
 
 // ticket is one query, from the moment it comes in until it has ended.
 type ticket struct {
-	queue  *queue
-	line   *line
-	cancel context.CancelCauseFunc
-	ready  chan struct{} // closed when it may run, or when err is set
-	began  time.Time     // to run
-	rested time.Time     // when it last began to compute: of the goroutine that evaluates
-	err    error
+	queue   *queue
+	line    *line
+	cancel  context.CancelCauseFunc
+	ready   chan struct{} // closed when it may run, or when err is set
+	began   time.Time     // to run
+	rested  time.Time     // when it last began to compute: of the goroutine that evaluates
+	yielded time.Duration // how long it has stood still for the queries of others
+	err     error
 }
 
 func newQueue(slots int) *queue {

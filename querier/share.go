@@ -122,9 +122,12 @@ const (
 
 // pause is called between two series of an evaluation. While the tenant asks too
 // much, it takes as long as the query has computed since the last pause, so that
-// half of a processor is free for others; a query that would not have begun with
-// the share that the tenant has now, goes on when an older one has ended. What
-// asks without a ticket, as rules do, has its own bounds.
+// half of a processor is free for others. What asks without a ticket, as rules do,
+// has its own bounds.
+//
+// A query stands still where it would not have begun with the share that the
+// tenant has now, until an older one has ended; and for up to half of its time
+// where the queries of others need all processors but one.
 func (t *ticket) pause() {
 	if t == nil {
 		return
@@ -150,13 +153,20 @@ func (q *queue) owed(t *ticket, ran time.Duration, now time.Time) time.Duration 
 	if !t.line.tooMuch(now) || !q.recently.others(t.line.id, now) {
 		return 0
 	}
-	older := 0
+	older, others := 0, 0
 	for other := range q.running {
-		if other.line == t.line && other.began.Before(t.began) {
+		switch {
+		case other.line != t.line:
+			others++
+		case other.began.Before(t.began):
 			older++
 		}
 	}
-	if older >= q.share(t.line) {
+	switch {
+	case older >= q.share(t.line):
+		return longestPause
+	case older+others >= q.slots/2-1 && t.yielded < now.Sub(t.began)/2:
+		t.yielded += longestPause
 		return longestPause
 	}
 	return min(ran, longestPause)

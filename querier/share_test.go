@@ -107,18 +107,19 @@ func TestWhoAsksTooMuchPauses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(4)
-		ask := func(id tenant.ID) *ticket {
+		ask := func(id tenant.ID) (*ticket, func()) {
 			ctx, release, err := q.acquire(t.Context(), id, 1)
 			require.NoError(t, err)
 			t.Cleanup(release)
-			return ticketFrom(ctx)
+			return ticketFrom(ctx), release
 		}
-		greedy := ask("greedy")
+		greedy, _ := ask("greedy")
 		require.Zero(t, pauses(greedy, time.Second))
 		askUntilRefused(t, q, "greedy", 1)
 		require.Zero(t, pauses(greedy, 5*time.Millisecond), "there are no others")
 
-		quiet := ask("quiet")
+		quiet, release := ask("quiet")
+		release()
 		require.Equal(t, 5*time.Millisecond, pauses(greedy, 5*time.Millisecond))
 		require.Zero(t, pauses(greedy, 0), "it has just paused")
 		require.Zero(t, pauses(greedy, pauseAfter/2))
@@ -146,7 +147,7 @@ func TestWhoAsksTooMuchHasHisShareAtOnce(t *testing.T) {
 		_, release := ask("quiet")
 		time.Sleep(time.Hour)
 		release()
-		quiet, _ := ask("quiet")
+		quiet, releaseQuiet := ask("quiet")
 		var greedy []*ticket
 		var releases []func()
 		for range 5 {
@@ -157,6 +158,7 @@ func TestWhoAsksTooMuchHasHisShareAtOnce(t *testing.T) {
 		require.Zero(t, pauses(greedy[4], time.Millisecond))
 		askUntilRefused(t, q, "greedy", 5)
 		require.Equal(t, 3, q.share(greedy[0].line))
+		releaseQuiet()
 		for i, one := range greedy {
 			one.rested = time.Now()
 			want := 2 * time.Millisecond
@@ -191,6 +193,50 @@ func TestOthersAreOthers(t *testing.T) {
 	require.True(t, r.others("b", now.Add(2*time.Second)))
 	require.False(t, r.others("b", now.Add(alone)))
 	require.True(t, r.others("a", now.Add(alone)))
+}
+
+// While the queries of others need all processors but one, those of who asks too
+// much stand still, for half of their time at most.
+func TestWhoAsksTooMuchYields(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(8) // of four processors
+		ask := func(id tenant.ID) (*ticket, func()) {
+			ctx, release, err := q.acquire(t.Context(), id, 3)
+			require.NoError(t, err)
+			t.Cleanup(release)
+			time.Sleep(time.Millisecond)
+			return ticketFrom(ctx), release
+		}
+		older, _ := ask("greedy")
+		younger, _ := ask("greedy")
+		askUntilRefused(t, q, "greedy", 2)
+		ms := func(one *ticket) int {
+			one.rested = time.Now()
+			return int(pauses(one, time.Millisecond).Milliseconds())
+		}
+		quiet, _ := ask("quiet")
+		time.Sleep(time.Second)
+		require.Equal(t, 1, ms(older))
+		require.Equal(t, 1, ms(younger), "three of four processors are busy")
+		_, release := ask("another")
+		require.Equal(t, 1, ms(older))
+		require.Equal(t, 20, ms(younger))
+		_, releaseThird := ask("quiet")
+		require.Equal(t, 20, ms(older))
+		require.Zero(t, ms(quiet))
+		stood, began := 0, time.Now()
+		for time.Since(began) < 10*time.Second {
+			if n := ms(older); n == 20 {
+				stood += n
+			}
+			q.lines["greedy"].refused = time.Now()
+		}
+		require.InDelta(t, 5500, stood, 100, "half of all its time")
+		release()
+		releaseThird()
+		require.Equal(t, 1, ms(younger))
+	})
 }
 
 // Who has run the most of late is found without looking at all: a plain sum of
