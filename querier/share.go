@@ -127,7 +127,7 @@ const (
 //
 // A query stands still where it would not have begun with the share that the
 // tenant has now, until an older one has ended; and for up to half of its time
-// where the queries of others need all processors but one.
+// where those of others, who do not ask too much, need all processors but one.
 func (t *ticket) pause() {
 	if t == nil {
 		return
@@ -156,10 +156,10 @@ func (q *queue) owed(t *ticket, ran time.Duration, now time.Time) time.Duration 
 	older, others := 0, 0
 	for other := range q.running {
 		switch {
-		case other.line != t.line:
-			others++
-		case other.began.Before(t.began):
+		case other.line == t.line && other.began.Before(t.began):
 			older++
+		case other.line != t.line && !other.line.tooMuch(now):
+			others++
 		}
 	}
 	switch {

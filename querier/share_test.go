@@ -233,6 +233,12 @@ func TestWhoAsksTooMuchYields(t *testing.T) {
 			q.lines["greedy"].refused = time.Now()
 		}
 		require.InDelta(t, 5500, stood, 100, "half of all its time")
+		greedy, other := q.lines["greedy"], q.lines["another"]
+		time.Sleep(time.Minute)
+		greedy.refused, other.refused = time.Now(), time.Now()
+		require.Equal(t, 1, ms(older), "another one asks too much as well")
+		other.refused = time.Time{}
+		require.Equal(t, 20, ms(older))
 		release()
 		releaseThird()
 		require.Equal(t, 1, ms(younger))
