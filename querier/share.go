@@ -15,7 +15,8 @@ import (
 //
 // Few processors cannot be divided so: with two, one is all that is left to the
 // slow queries, and it is busy for as long as there are any. So a tenant that asks
-// even more than may wait, computes half of the time only.
+// even more than may wait, computes half of the time only, and gives way to the
+// queries of those who do not.
 
 // alone is after how long without another tenant's query a tenant has nobody
 // to leave room for. Dashboards ask again sooner than that.

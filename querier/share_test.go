@@ -90,6 +90,15 @@ func pauses(of *ticket, after time.Duration) time.Duration {
 	return time.Since(before)
 }
 
+// askAs begins a query that may run at once, and ends it with the test.
+func askAs(t *testing.T, q *queue, id tenant.ID, perTenant int) (*ticket, func()) {
+	t.Helper()
+	ctx, release, err := q.acquire(t.Context(), id, perTenant)
+	require.NoError(t, err)
+	t.Cleanup(release)
+	return ticketFrom(ctx), release
+}
+
 // askUntilRefused fills a tenant's line, of which so many run at once.
 func askUntilRefused(t *testing.T, q *queue, id tenant.ID, perTenant int) {
 	t.Helper()
@@ -107,12 +116,7 @@ func TestWhoAsksTooMuchPauses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(4)
-		ask := func(id tenant.ID) (*ticket, func()) {
-			ctx, release, err := q.acquire(t.Context(), id, 1)
-			require.NoError(t, err)
-			t.Cleanup(release)
-			return ticketFrom(ctx), release
-		}
+		ask := func(id tenant.ID) (*ticket, func()) { return askAs(t, q, id, 1) }
 		greedy, _ := ask("greedy")
 		require.Zero(t, pauses(greedy, time.Second))
 		askUntilRefused(t, q, "greedy", 1)
@@ -138,12 +142,7 @@ func TestWhoAsksTooMuchHasHisShareAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(8) // of four processors
-		ask := func(id tenant.ID) (*ticket, func()) {
-			ctx, release, err := q.acquire(t.Context(), id, 5)
-			require.NoError(t, err)
-			t.Cleanup(release)
-			return ticketFrom(ctx), release
-		}
+		ask := func(id tenant.ID) (*ticket, func()) { return askAs(t, q, id, 5) }
 		_, release := ask("quiet")
 		time.Sleep(time.Hour)
 		release()
@@ -201,14 +200,9 @@ func TestWhoAsksTooMuchYields(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(8) // of four processors
-		ask := func(id tenant.ID) (*ticket, func()) {
-			ctx, release, err := q.acquire(t.Context(), id, 3)
-			require.NoError(t, err)
-			t.Cleanup(release)
-			time.Sleep(time.Millisecond)
-			return ticketFrom(ctx), release
-		}
+		ask := func(id tenant.ID) (*ticket, func()) { return askAs(t, q, id, 3) }
 		older, _ := ask("greedy")
+		time.Sleep(time.Millisecond)
 		younger, _ := ask("greedy")
 		askUntilRefused(t, q, "greedy", 2)
 		ms := func(one *ticket) int {
