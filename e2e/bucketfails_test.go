@@ -303,7 +303,7 @@ func TestStartWithoutBucket(t *testing.T) {
 	require.Contains(t, h.log(), "list of blocks cannot be read, will retry")
 	_, metrics, err := h.get("/metrics")
 	require.NoError(t, err)
-	require.Regexp(t, `hearth_bucket_requests_total\{component="\w+",operation="get",outcome="error"\} [1-9]`, metrics)
+	require.Regexp(t, `hearth_bucket_requests_total\{component="\w+",operation="\w+",outcome="error"\} [1-9]`, metrics, "each is tried for seconds: which has ended is open")
 	require.Positive(t, h.metric(`hearth_ingester_ship_failures_total`))
 	h.kill()
 	h.start()
